@@ -1,0 +1,67 @@
+# make book     build the site                make test       check everything
+# make serve    build and show it             make notebooks  execute the chapters that changed
+#
+# PYTHON names the interpreter to start from, VENV the environment that is made.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+BIN := $(VENV)/bin
+SITE := book/_build/html
+SHELL_OF_SITE := book/_config.yml $(wildcard book/_ext/* book/_ext/*/* book/_assets/* book/_templates/* book/_templates/*/*)
+
+.PHONY: book serve notebooks lint nbval links test address clean
+
+book: $(VENV)/.book
+	@if [ -f book/_build/.shell ] && [ -z "$$(find $(SHELL_OF_SITE) -newer book/_build/.shell)" ]; then all=; else all=--all; fi; \
+	$(BIN)/jupyter-book build book -W -n --keep-going $$all && touch book/_build/.shell
+	@echo "The book is at $(SITE)/index.html"
+
+serve: book
+	@echo "The book is at http://127.0.0.1:$(PORT)/ (stop with Ctrl-C)"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+notebooks: $(VENV)/.all
+	$(BIN)/python book/notebooks.py $(NAMES)
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint book
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+# The notebooks alone, in whatever environment PYTHON has: on Colab's image, with newest versions.
+nbval:
+	$(PYTHON) -m pytest --nbval-lax book/chapters
+
+# Every external link of the book, asked for: the only target that needs the network.
+links: $(VENV)/.book
+	$(BIN)/jupyter-book build book -W -n --keep-going --all --builder linkcheck
+
+# Publishing fills in where the repository is: make address REPOSITORY=https://github.com/me/book
+address: $(VENV)/.all
+	@test -n "$(REPOSITORY)" || { echo "say REPOSITORY=https://github.com/OWNER/NAME"; exit 2; }
+	sed -i.old 's|url: https://github.com/.*|url: $(REPOSITORY)|' book/_config.yml && rm book/_config.yml.old
+	$(BIN)/python book/notebooks.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian and Ubuntu, apt install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.book: book/requirements.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -r book/requirements.txt
+	@touch $@
+
+$(VENV)/.all: requirements.txt book/requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@ $(VENV)/.book
+
+clean:
+	rm -rf book/_build

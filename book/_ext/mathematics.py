@@ -1,0 +1,87 @@
+"""KaTeX at build time: a page needs no script for its formulas, and a bad formula is a warning."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from docutils import nodes
+from py_mini_racer import JSEvalException, MiniRacer
+from sphinx.util import logging
+from sphinx.util.math import get_node_equation_number
+
+KATEX = Path(__file__).parent / "katex"
+# KaTeX numbers the unstarred environments itself, over the number that Sphinx gives.
+NUMBERED = re.compile(r"\\(begin|end)\{(align|alignat|gather|equation)\}")
+OTHER_FORMATS = re.compile(r',url\([^)]*\) format\("(?:woff|truetype)"\)')
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def katex():
+    context = MiniRacer()
+    context.eval((KATEX / "katex.min.js").read_text("utf-8"))
+    return context
+
+
+@cache
+def render(formula, display):
+    options = {
+        "displayMode": display,
+        "output": "htmlAndMathml",
+        "strict": "error",
+        "throwOnError": True,
+    }
+    starred = NUMBERED.sub(r"\\\1{\2*}", formula)
+    return katex().call("katex.renderToString", starred, options)
+
+
+def markup(node, display):
+    try:
+        return render(node.astext().strip(), display)
+    except JSEvalException as error:
+        message = str(error).partition("KaTeX parse error: ")[2] or str(error)
+        logger.warning("KaTeX: %s", message, location=node, type="katex")
+        return ""
+
+
+def visit_inline(self, node):
+    self.body.append(self.starttag(node, "span", "", CLASS="math"))
+    self.body.append(markup(node, display=False) + "</span>")
+    raise nodes.SkipNode
+
+
+def visit_display(self, node):
+    self.body.append(self.starttag(node, "div", CLASS="math"))
+    self.body.append(f'<div class="formula">{markup(node, display=True)}</div>')
+    if node["number"]:
+        self.body.append(f'<span class="eqno">({get_node_equation_number(self, node)})')
+        self.add_permalink_ref(node, "Link to this equation")
+        self.body.append("</span>")
+    self.body.append("</div>\n")
+    raise nodes.SkipNode
+
+
+def link_stylesheet(app, pagename, templatename, context, doctree):
+    if app.env.get_domain("math").has_equations(pagename):
+        app.add_css_file("katex/katex.css", priority=400)
+
+
+def copy_assets(app):
+    """The site gets the stylesheet and the fonts that browsers of today ask for."""
+    if app.builder.format != "html":
+        return
+    target = Path(app.outdir, "_static", "katex")
+    (target / "fonts").mkdir(parents=True, exist_ok=True)
+    css = (KATEX / "katex.min.css").read_text("utf-8")
+    css = OTHER_FORMATS.sub("", css).replace("font-display:block", "font-display:swap")
+    (target / "katex.css").write_text(css, "utf-8")
+    for file in [*KATEX.glob("fonts/*.woff2"), KATEX / "LICENSE"]:
+        (target / file.relative_to(KATEX)).write_bytes(file.read_bytes())
+
+
+def setup(app):
+    app.add_html_math_renderer("katex", (visit_inline, None), (visit_display, None))
+    app.connect("builder-inited", copy_assets)
+    app.connect("html-page-context", link_stylesheet)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,66 @@
+"""Every page gets a description, every picture its size; a picture without words is a warning."""
+
+import re
+from html import escape
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util import logging
+from sphinx.util.images import get_image_size
+from sphinx.writers.html5 import HTML5Translator
+
+LENGTH = 160
+PROOF = re.compile(r'(<div class="proof admonition"[^>]*>\s*<p>)(Proof\.)')
+# What other extensions write amiss: an id that every box has, a label that differs from the words
+# that it labels, roles that are not to be used.
+AMISS = re.compile(
+    r' id="(?:proof|exercise|solution)(?:-content)?"'
+    r'| aria-label="Toggle hidden content"'
+    r'| role="doc-biblioentry"'
+    r'| role="list"(?= class="citation-list")'
+)
+
+logger = logging.getLogger(__name__)
+
+
+def describe(doctree):
+    """The first paragraph, cut after a sentence or else after a word."""
+    paragraphs = doctree.findall(nodes.paragraph)
+    first = next((p for p in paragraphs if isinstance(p.parent, nodes.section)), nodes.paragraph())
+    text = " ".join(first.astext().split())
+    if len(text) <= LENGTH:
+        return text
+    sentences = re.match(rf"(.{{1,{LENGTH - 1}}}[.?!])\s", text)
+    return sentences[1] if sentences else text[: LENGTH - 1].rsplit(" ", 1)[0] + "…"
+
+
+def add_description(app, pagename, templatename, context, doctree):
+    # The search page is the only one without a document.
+    description = describe(doctree) if doctree else f"Search in {app.config.html_title}."
+    tag = f'<meta name="description" content="{escape(description)}">'
+    context["metatags"] = context.get("metatags", "") + tag
+
+
+def tidy(app, pagename, templatename, context, doctree):
+    if doctree:
+        body = AMISS.sub("", context["body"])
+        context["body"] = PROOF.sub(r'\1<span class="proof-head">\2</span>', body)
+
+
+def visit_image(self, node):
+    if not node.get("alt", "").strip():
+        place = node if node.line else node.parent
+        logger.warning("image without alt text: %s", node["uri"], location=place, type="alt")
+    size = get_image_size(Path(self.builder.srcdir, node["uri"]))
+    node["loading"] = "lazy"
+    HTML5Translator.visit_image(self, node)
+    if size:
+        sized = '<img width="{}" height="{}" '.format(*size)
+        self.body[-1] = self.body[-1].replace("<img ", sized, 1)
+
+
+def setup(app):
+    app.add_node(nodes.image, override=True, html=(visit_image, HTML5Translator.depart_image))
+    app.connect("html-page-context", add_description)
+    app.connect("html-page-context", tidy)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

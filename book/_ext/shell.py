@@ -1,0 +1,55 @@
+"""The theme's shell made light: icon fonts cut to the icons in use, and no file that no page loads."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pydata_sphinx_theme
+from fontTools import subset
+
+FONTS = Path(pydata_sphinx_theme.__file__).parent.joinpath(
+    "theme/pydata_sphinx_theme/static/vendor/fontawesome/webfonts"
+)
+UNUSED = ("**/*.map", "**/*.LICENSE.txt", "**/*.ttf", "scripts/fontawesome.js", "locales")
+ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
+# Other rules name an icon by its code, as an escape or as the character itself.
+ICON_CODE = re.compile(r"\\([ef][0-9a-f]{3})\b|([\ue000-\uf8ff])")
+
+
+def icons_in_use(pages, css):
+    classes = set(re.findall(r"\bfa-[a-z0-9-]+", pages))
+    codes = {
+        int(code, 16)
+        for names, code in ICON_RULE.findall(css)
+        if classes & set(re.findall(r"fa-[a-z0-9-]+", names))
+    }
+    for escape, character in ICON_CODE.findall(ICON_RULE.sub("", css)):
+        codes.add(int(escape, 16) if escape else ord(character))
+    return codes
+
+
+def cut_font(source, target, codes):
+    options = subset.Options(flavor="woff2", layout_features=[], notdef_outline=True)
+    font = subset.load_font(source, options)
+    cutter = subset.Subsetter(options)
+    cutter.populate(unicodes=codes)
+    cutter.subset(font)
+    subset.save_font(font, target, options)
+
+
+def lighten(app, exception):
+    if exception or app.builder.format != "html":
+        return
+    static = Path(app.outdir, "_static")
+    for file in [file for pattern in UNUSED for file in static.glob(pattern)]:
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    pages = "".join(file.read_text("utf-8") for file in Path(app.outdir).rglob("*.html"))
+    css = "".join(file.read_text("utf-8") for file in static.rglob("*.css"))
+    codes = icons_in_use(pages, css)
+    for font in FONTS.glob("*.woff2"):
+        cut_font(font, static / "vendor/fontawesome/webfonts" / font.name, codes)
+
+
+def setup(app):
+    app.connect("build-finished", lighten)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,164 @@
+"""Make the notebooks from their text: ``python book/notebooks.py [--force] [NAME ...]``.
+
+A chapter is written as MyST text, ``chapters/NAME.md``; this command executes it and writes
+``chapters/NAME.ipynb`` beside it, with outputs. A notebook is executed again when its code, or a
+part of celib that it uses, has changed; when only its prose has changed, its outputs are kept.
+"""
+
+import argparse
+import hashlib
+import re
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+import yaml
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+BOOK = Path(__file__).parent
+CHAPTERS = BOOK / "chapters"
+LIBRARY = BOOK.parent / "celib"
+
+# The first code cell of every chapter. The book's page does not show it.
+SET_UP = """\
+import importlib.util
+if importlib.util.find_spec("celib") is None:
+    %pip install -q "celib[book] @ git+{address}"
+"""
+
+
+def address() -> str:
+    """Where the repository is published: the one place that says so is ``_config.yml``."""
+    config = yaml.safe_load((BOOK / "_config.yml").read_text(encoding="utf-8"))
+    return config["repository"]["url"]
+
+
+def inputs(text: Path) -> NotebookNode:
+    """The notebook that a text asks for, without outputs."""
+    source = jupytext.read(text, fmt="md:myst")
+    cells = source.cells
+    first = next((i for i, cell in enumerate(cells) if cell.cell_type == "code"), len(cells))
+    set_up = nbformat.v4.new_code_cell(SET_UP.format(address=address()).rstrip())
+    set_up.metadata["tags"] = ["remove-cell"]
+    cells.insert(first, set_up)
+    seen: dict[str, int] = {}
+    for cell in cells:
+        # An id from the content: an edit changes the id of the edited cell and of no other.
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[digest] = seen.get(digest, 0) + 1
+        cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "celib": {"code": fingerprint(code(notebook)), "library": library(notebook)},
+        }
+    )
+    return notebook
+
+
+def code(notebook: NotebookNode) -> list[str]:
+    """The code of the chapter itself, cell by cell, without the set-up cell."""
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"][1:]
+
+
+def fingerprint(parts: list[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def library(notebook: NotebookNode) -> str:
+    """A fingerprint of the modules of celib that a notebook uses, directly or through others."""
+    modules = {path.stem: path for path in LIBRARY.iterdir() if path.suffix == ".py"}
+    modules |= {path.parent.name: path.parent for path in LIBRARY.glob("*/__init__.py")}
+    used: set[str] = set()
+    queue = code(notebook)
+    while queue:
+        lines = re.findall(r"^\s*(?:from|import)\s+celib\b.*", queue.pop(), flags=re.MULTILINE)
+        found = {word for line in lines for word in re.findall(r"\w+", line) if word in modules}
+        for name in found - used:
+            used.add(name)
+            queue.append("\n".join(path.read_text("utf-8") for path in files(modules[name])))
+    return fingerprint(
+        [path.read_text("utf-8") for m in sorted(used) for path in files(modules[m])]
+    )
+
+
+def files(module: Path) -> list[Path]:
+    return [module] if module.is_file() else sorted(module.glob("*.py"))
+
+
+def keep_outputs(notebook: NotebookNode, old: NotebookNode) -> None:
+    """Take over the outputs of a notebook with the same code."""
+    executed = [cell for cell in old.cells if cell.cell_type == "code"]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            before = executed.pop(0)
+            cell.outputs, cell.execution_count = before.outputs, before.execution_count
+
+
+def execute(notebook: NotebookNode) -> None:
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=40"],
+        record_timing=False,
+        on_cell_start=lambda cell, cell_index: progress(cell_index, len(notebook.cells)),
+        resources={"metadata": {"path": str(CHAPTERS)}},
+    )
+    client.execute()
+
+
+def progress(done: int, cells: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r  cell {done + 1} of {cells} ", end="", file=sys.stderr, flush=True)
+
+
+def make(text: Path, *, force: bool) -> str:
+    """Bring one notebook up to date, and say what was done."""
+    target = text.with_suffix(".ipynb")
+    notebook = inputs(text)
+    old = nbformat.read(target, as_version=4) if target.exists() else None
+    current = old is not None and old.metadata.get("celib") == notebook.metadata["celib"]
+    if force or not current:
+        start = time.perf_counter()
+        execute(notebook)
+        done = f"executed in {time.perf_counter() - start:.1f} s"
+    else:
+        keep_outputs(notebook, old)
+        done = "unchanged" if notebook == old else "text updated, outputs kept"
+    if notebook != old:
+        nbformat.validate(notebook)
+        nbformat.write(notebook, target)
+    return done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--force", action="store_true", help="execute also what has not changed")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="chapters, by default all")
+    arguments = parser.parse_args()
+    texts = sorted(CHAPTERS.glob("*.md"))
+    unknown = set(arguments.names) - {text.stem for text in texts}
+    if unknown:
+        parser.error(f"no chapter {', '.join(sorted(unknown))} in {CHAPTERS}")
+    failed = 0
+    for text in texts:
+        if arguments.names and text.stem not in arguments.names:
+            continue
+        print(text.stem, end=": ", flush=True)
+        try:
+            print(make(text, force=arguments.force))
+        except CellExecutionError as error:
+            print(f"failed\n{error}")
+            failed += 1
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Data that the book uses: nothing is downloaded, and every byte read here is checked.
+
+=================  =======================================  ==========================
+function           what it is                               licence
+=================  =======================================  ==========================
+``python_topics``  help topics of CPython 3.11.7, one text  PSF-2.0 (file beside it)
+``sample_image``   two photographs that scikit-learn ships  CC BY 2.0 (its README)
+``digits``         1797 handwritten digits, 8 by 8 pixels   CC BY 4.0 (UCI, id 80)
+=================  =======================================  ==========================
+"""
+
+import hashlib
+from importlib.resources import files
+
+import numpy as np
+
+__all__ = ["digits", "python_topics", "sample_image"]
+
+# The topics change with every version of CPython, so the book keeps one version of them.
+_TOPICS_SHA256 = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"
+
+
+def python_topics() -> str:
+    """The help topics of CPython 3.11.7: ``pydoc_data.topics``, sorted by name, one text.
+
+    Returns:
+        465048 characters of English prose and code over an alphabet of 103 characters.
+
+    Raises:
+        ValueError: if the file is not the one that the book was computed with.
+
+    Example:
+        >>> print(python_topics()[:22])
+        The "assert" statement
+    """
+    content = files(__name__).joinpath("python_topics.txt").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != _TOPICS_SHA256:
+        raise ValueError(f"python_topics.txt has SHA-256 {digest}, expected {_TOPICS_SHA256}")
+    return content.decode("utf-8")
+
+
+def sample_image(name: str) -> np.ndarray:
+    """A photograph: ``"china"`` (a temple) or ``"flower"`` (a dahlia).
+
+    Returns:
+        Array of shape (427, 640, 3) and dtype uint8: red, green and blue.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in ("china", "flower"):
+        raise ValueError(f"name must be 'china' or 'flower', got {name!r}")
+    from sklearn.datasets import load_sample_image
+
+    image: np.ndarray = load_sample_image(f"{name}.jpg")
+    return image
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Handwritten digits, as scikit-learn ships them.
+
+    Returns:
+        Pixels of shape (1797, 8, 8), integers from 0 to 16, and labels of shape (1797,), 0 to 9.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.images.astype(np.int64), bunch.target

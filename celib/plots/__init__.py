@@ -1,0 +1,9 @@
+"""The figures of the book: one function a figure, every word of a figure in one place.
+
+A function takes the arrays that it draws and returns the Axes. ``use_house_style`` sets the look;
+a notebook calls it once.
+"""
+
+from celib.plots.divergence import *
+from celib.plots.information import *
+from celib.plots.style import *

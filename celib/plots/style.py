@@ -1,0 +1,66 @@
+"""The look of the figures."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+
+__all__ = ["COLOURS", "draw_simplex", "on_simplex", "use_house_style"]
+
+# Okabe and Ito's palette, apart for readers with any common form of colour blindness, without
+# its yellow, which is too pale for a line on white.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def use_house_style() -> None:
+    """Set matplotlib's defaults to the look of the book, and a notebook's figures to SVG.
+
+    The same figure gives the same bytes on every run: element ids are seeded and undated.
+    """
+    plt.rcParams.update(
+        {
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "axes.prop_cycle": cycler(color=COLOURS),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 100,
+            "figure.figsize": (6.4, 3.4),
+            "font.size": 10.5,
+            "grid.color": "#d9d9d9",
+            "grid.linewidth": 0.6,
+            "image.cmap": "cividis",
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "savefig.bbox": "standard",
+            "svg.hashsalt": "celib",
+        }
+    )
+    try:
+        from IPython import get_ipython
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    if get_ipython() is not None:
+        set_matplotlib_formats("svg", metadata={"Date": None})  # type: ignore[no-untyped-call]
+
+
+def on_simplex(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where distributions on three outcomes lie in a triangle of side 1: shape (..., 3) to x, y."""
+    p = np.asarray(p)
+    return p[..., 1] + p[..., 2] / 2, p[..., 2] * np.sqrt(3) / 2
+
+
+def draw_simplex(names: Sequence[str]) -> Axes:
+    """The triangle of the distributions on three outcomes, its corners named."""
+    _, ax = plt.subplots(figsize=(4.6, 3.8))
+    ax.plot(*on_simplex(np.eye(3)[[0, 1, 2, 0]]), color="black", linewidth=1)
+    for corner, name, offset in zip(np.eye(3), names, ((-9, -12), (9, -12), (0, 6)), strict=True):
+        ax.annotate(name, on_simplex(corner), offset, textcoords="offset points", ha="center")
+    ax.set_aspect("equal")
+    ax.margins(0.12)
+    ax.set_axis_off()
+    return ax

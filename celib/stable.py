@@ -1,0 +1,500 @@
+"""Exponentials and logarithms that keep their digits: the ground the rest of celib stands on.
+
+Every function takes NumPy or torch arrays (or lists and numbers, which become NumPy's), and
+returns the same kind, on the same device, with gradients of every order where the kind has them.
+Integers and booleans become float64; float32 stays; float16 and bfloat16 are computed in float32
+and rounded once. A NaN that is not masked comes out as NaN; an infinity never warns.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.special
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_array_api_obj,
+    is_numpy_array,
+    is_torch_namespace,
+)
+
+__all__ = ["expit", "log1mexp", "log1pexp", "log_softmax", "logit", "logsumexp", "softmax"]
+
+Array = Any
+Axis = int | Sequence[int] | None
+
+# inf - inf, log(0) and the underflow of exp are steps on the way to documented results.
+quiet = np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore")
+
+
+@quiet
+def logsumexp(
+    x: Array,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    weights: Array | None = None,
+    keepdims: bool = False,
+) -> Array:
+    r"""Logarithm of a sum of exponentials.
+
+    .. math:: \operatorname{lse}(x) = \log \sum_j w_j e^{x_j}
+
+    The largest term is split from the sum, :math:`x_a + \log(1 + \sum_{j \ne a} e^{x_j - x_a})`:
+    nothing overflows, and a sum that barely exceeds its largest term keeps its excess.
+
+    Accuracy in float64, without weights: within 2 ulp, or within
+    :math:`2^{-52} \max(1, \max_j |x_j|)` where the result is close to zero. Weights enter as
+    :math:`x_j + \log w_j`, which takes the place of :math:`x_j` in the bound.
+
+    Parameters
+    ----------
+    x : array of any shape
+        Exponents.
+    axis : int, sequence of int or None
+        The axes that are summed over; ``None`` for all.
+    where : array of bool, broadcast to the shape of ``x``
+        Terms to include. The others contribute nothing, whatever they hold, and get a zero
+        gradient.
+    weights : array of non-negative numbers, broadcast to the shape of ``x``
+        Factors of the exponentials. A term of weight 0 is left out, as by ``where``.
+    keepdims : bool
+        Keep the summed axes with length 1.
+
+    Returns
+    -------
+    array
+        The shape of ``x`` without ``axis``. ``-inf`` for an empty sum or one whose terms are all
+        ``-inf`` (its gradient is 0); ``inf`` if a term is ``inf``.
+
+    Raises
+    ------
+    ValueError
+        An axis out of range, a ``where`` or ``weights`` that does not broadcast to ``x``, a
+        negative weight.
+    TypeError
+        Complex or non-numeric data, a ``where`` that is not boolean.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, Accurately computing the log-sum-exp and softmax
+    functions, IMA J. Numer. Anal. 41 (2021), doi:10.1093/imanum/draa038.
+
+    Examples
+    --------
+    The plain form overflows at 1000, and loses the 4e-18 beside 1:
+
+    >>> round(float(logsumexp([1000, 1000])), 10)
+    1000.6931471806
+    >>> f"{logsumexp([0, -40]):.12e}"
+    '4.248354255292e-18'
+    >>> float(logsumexp([float("nan"), 1.0], weights=[0, 1]))
+    1.0
+    """
+    xp, dtype, (x,) = floating(x=x)
+    mask = None if where is None else _mask(xp, where, x)
+    if weights is not None:
+        w = _broadcast(xp, "weights", floating(weights=weights, like=x)[2][0], x)
+        if (index := first(xp, w < 0)) is not None:
+            raise ValueError(f"weights{list(index)} = {w[index].item()}: expected at least 0")
+        dtype = xp.result_type(xp.empty(0, dtype=dtype), w)
+        used = w != 0
+        x = x + xp.log(xp.where(used, w, 1.0))
+        mask = used if mask is None else mask & used
+    if mask is not None:
+        x = xp.where(mask, x, -math.inf)
+    axes = resolve_axis(axis, x.ndim)
+    out = _logsumexp(xp, to_rows(xp, x, axes))
+    if keepdims:
+        out = xp.reshape(out, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+    return finish(xp, out, dtype)
+
+
+@quiet
+def softmax(
+    x: Array, *, axis: Axis = -1, temperature: Array = 1.0, where: Array | None = None
+) -> Array:
+    r"""Exponentials divided by their sum: the distribution that a row of logits stands for.
+
+    .. math:: \operatorname{softmax}(x)_i = \frac{e^{x_i / T}}{\sum_j e^{x_j / T}}
+
+    Accuracy in float64 for a row of length n: each entry within
+    :math:`(n / 8 + 8 + 2 (\max_j x_j - \min_j x_j) / T)` times :math:`2^{-53}` of its value.
+    The last term is the rounding of :math:`x_i - \max_j x_j`. Entries below the smallest normal
+    number have the accuracy of subnormal numbers.
+
+    Parameters
+    ----------
+    x : array of any shape
+        Logits, in nats. A logit of ``-inf`` is a class of probability 0.
+    axis : int, sequence of int or None
+        The axes that are normalised together; ``None`` for all.
+    temperature : float, or an array with one element
+        Positive and finite.
+    where : array of bool, broadcast to the shape of ``x``
+        Entries to include. The others are exactly 0, whatever they hold, with a zero gradient.
+
+    Returns
+    -------
+    array
+        The shape of ``x``. With one ``inf`` logit, the one-hot limit. A row whose included logits
+        are all ``-inf``, or contain several ``inf`` or a NaN, is NaN; a row with no entry included
+        is 0.
+
+    Raises
+    ------
+    ValueError
+        An axis out of range, a ``where`` that does not broadcast to ``x``, a temperature that is
+        not positive and finite.
+    TypeError
+        Complex or non-numeric data, a ``where`` that is not boolean.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, Accurately computing the log-sum-exp and softmax
+    functions, IMA J. Numer. Anal. 41 (2021), doi:10.1093/imanum/draa038.
+
+    Examples
+    --------
+    >>> softmax([1000.0, 1000.0, -float("inf")]).tolist()
+    [0.5, 0.5, 0.0]
+    >>> softmax([float("inf"), 0.0]).tolist()
+    [1.0, 0.0]
+    >>> softmax([3.0, float("nan")], where=[False, False]).tolist()
+    [0.0, 0.0]
+    """
+    return _map_rows(_softmax, 0.0, x, axis, temperature, where)
+
+
+@quiet
+def log_softmax(
+    x: Array, *, axis: Axis = -1, temperature: Array = 1.0, where: Array | None = None
+) -> Array:
+    r"""Logarithm of the softmax.
+
+    .. math:: \log \operatorname{softmax}(x)_i = x_i / T - \operatorname{lse}(x / T)
+
+    The subtraction is done before anything is rounded to the size of ``x``, and the largest entry
+    is :math:`-\log(1 + \sum_{j \ne a} e^{(x_j - x_a) / T})`, so that a winner's tiny loss keeps
+    full relative accuracy.
+
+    Accuracy in float64, with s the softmax, a the place of the largest entry and
+    :math:`t_j = (x_j - x_a) / T`: each entry within 4 ulp, besides what the rounding of the t does,
+    which is at most :math:`2^{-52} (|t_i| + \sum_{j \ne a} s_j |t_j|)`.
+
+    Parameters
+    ----------
+    x, axis, temperature, where
+        As for :func:`softmax`.
+
+    Returns
+    -------
+    array
+        The shape of ``x``; ``-inf`` where :func:`softmax` is 0, NaN where it is NaN.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for :func:`softmax`.
+
+    Examples
+    --------
+    The loss of a confident and right classifier, not 0:
+
+    >>> f"{log_softmax([0.0, -40.0])[0]:.12e}"
+    '-4.248354255292e-18'
+    >>> log_softmax([float("inf"), 0.0]).tolist()
+    [0.0, -inf]
+    """
+    return _map_rows(_log_softmax, -math.inf, x, axis, temperature, where)
+
+
+@quiet
+def log1mexp(x: Array) -> Array:
+    r"""Logarithm of one minus an exponential, :math:`\log(1 - e^{-x})` for :math:`x > 0`.
+
+    Accuracy in float64: within 3 ulp.
+
+    Parameters
+    ----------
+    x : array of any shape
+        Positive numbers.
+
+    Returns
+    -------
+    array
+        The shape of ``x``; ``-inf`` at 0, NaN below.
+
+    Raises
+    ------
+    TypeError
+        Complex or non-numeric data.
+
+    References
+    ----------
+    M. Maechler, Accurately computing log(1 - exp(-|a|)), vignette of the R package Rmpfr, 2012.
+
+    Examples
+    --------
+    Of the plain form nothing is left at 50, where it gives 0, or at 1e-300, where it gives -inf:
+
+    >>> [f"{y:.10e}" for y in log1mexp([50, 1e-300])]
+    ['-1.9287498480e-22', '-6.9077552790e+02']
+    """
+    xp, dtype, (x,) = floating(x=x)
+    # Below log 2 the digits are in 1 - e^-x, above in e^-x (Maechler 2012, eq. 7).
+    small = x <= math.log(2.0)
+    near = xp.log(-xp.expm1(-xp.where(small, x, 1.0)))
+    far = xp.log1p(-xp.exp(-xp.where(small, 1.0, x)))
+    return finish(xp, xp.where(small, near, far), dtype)
+
+
+@quiet
+def log1pexp(x: Array) -> Array:
+    r"""Logarithm of one plus an exponential (softplus), :math:`\log(1 + e^x)`.
+
+    Accuracy in float64: within 2 ulp.
+
+    Parameters
+    ----------
+    x : array of any shape
+
+    Returns
+    -------
+    array
+        The shape of ``x``; 0 at ``-inf``, ``inf`` at ``inf``.
+
+    Raises
+    ------
+    TypeError
+        Complex or non-numeric data.
+
+    Examples
+    --------
+    The logistic loss of a right answer with logit 40; the plain form gives 0:
+
+    >>> f"{log1pexp(-40.0):.12e}"
+    '4.248354255292e-18'
+    >>> float(log1pexp(1000.0))
+    1000.0
+    """
+    xp, dtype, (x,) = floating(x=x)
+    return finish(xp, xp.logaddexp(x, xp.zeros_like(x)), dtype)
+
+
+@quiet
+def logit(p: Array) -> Array:
+    r"""Log-odds of a probability, :math:`\log(p / (1 - p))`.
+
+    Accuracy in float64: within 3 ulp.
+
+    Parameters
+    ----------
+    p : array of any shape
+        Probabilities.
+
+    Returns
+    -------
+    array
+        The shape of ``p``, in nats; ``-inf`` at 0, ``inf`` at 1, NaN outside [0, 1].
+
+    Raises
+    ------
+    TypeError
+        Complex or non-numeric data.
+
+    Examples
+    --------
+    >>> f"{logit(0.5 + 2**-50):.12e}"
+    '3.552713678801e-15'
+    """
+    xp, dtype, (p,) = floating(p=p)
+    # torch.special.logit is log(p / (1 - p)), which has no digit left near 1/2, where p / (1 - p)
+    # rounds to 1. There 2p - 1 is exact.
+    middle = (p > 0.25) & (p < 0.75)
+    half = xp.where(middle, p, 0.5)
+    p = xp.where(middle, 0.25, p)
+    out = xp.where(middle, xp.log1p((2.0 * half - 1.0) / (1.0 - half)), xp.log(p) - xp.log1p(-p))
+    return finish(xp, out, dtype)
+
+
+@quiet
+def expit(x: Array) -> Array:
+    r"""Logistic sigmoid, :math:`1 / (1 + e^{-x})`: the inverse of :func:`logit`.
+
+    SciPy's and torch's own, behind this module's rules for types.
+
+    Parameters
+    ----------
+    x : array of any shape
+        Log-odds, in nats.
+
+    Returns
+    -------
+    array
+        The shape of ``x``.
+
+    Raises
+    ------
+    TypeError
+        Complex or non-numeric data.
+
+    Examples
+    --------
+    >>> expit([-1000, 0, 1000]).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    xp, dtype, (x,) = floating(x=x)
+    special = xp.special if is_torch_namespace(xp) else scipy.special
+    return finish(xp, special.expit(x), dtype)
+
+
+# Numerics: rows along the last axis, nothing checked.
+
+
+def _split(xp: Any, x: Array, temperature: Array = 1.0) -> tuple[Array, ...]:
+    """The largest entry, and what the others are relative to it."""
+    largest, is_top = largest_entry(xp, x)
+    # The inner `where` keeps inf - inf out of the value, and 0 * inf out of the gradient.
+    finite = ~is_top & (x != -math.inf)
+    shifted = xp.where(finite, x - largest, 0.0) / temperature
+    terms = xp.where(finite, xp.exp(shifted), 0.0)
+    return largest, is_top, finite, shifted, terms, xp.sum(terms, axis=-1, keepdims=True)
+
+
+def largest_entry(xp: Any, x: Array) -> tuple[Array, Array]:
+    """The largest entry of each row, and a mask of its place; of several, the first.
+
+    One entry, singled out by its index, not all that are equal to the largest: for a fixed index
+    the formulas that split it off are identities in x, so that autograd is right at ties and in
+    second order.
+    """
+    at = xp.argmax(x, axis=-1, keepdims=True)
+    return xp.take_along_axis(x, at, axis=-1), xp.arange(x.shape[-1], device=device(x)) == at
+
+
+def _logsumexp(xp: Any, x: Array) -> Array:
+    if x.shape[-1] == 0:
+        return xp.sum(x, axis=-1) - math.inf
+    largest, _, _, _, _, others = _split(xp, x)
+    infinite = xp.where(largest > 0, largest, -math.inf)
+    out = xp.where(xp.isinf(largest), infinite, largest + xp.log1p(others))
+    return out[..., 0]
+
+
+def _softmax(xp: Any, x: Array, temperature: Array) -> Array:
+    largest, is_top, _, _, terms, others = _split(xp, x, temperature)
+    others = xp.where(largest > -math.inf, others, math.nan)
+    return xp.where(is_top, 1.0, terms) / (1.0 + others)
+
+
+def _log_softmax(xp: Any, x: Array, temperature: Array) -> Array:
+    largest, is_top, finite, shifted, _, others = _split(xp, x, temperature)
+    others = xp.where(largest > -math.inf, others, math.nan)
+    return xp.where(is_top | finite, shifted, -math.inf) - xp.log1p(others)
+
+
+def _map_rows(
+    rowwise: Any, masked: float, x: Array, axis: Axis, temperature: Array, where: Array | None
+) -> Array:
+    xp, dtype, (x,) = floating(x=x)
+    axes = resolve_axis(axis, x.ndim)
+    if math.prod(getattr(temperature, "shape", ())) != 1:
+        raise ValueError(f"temperature has shape {tuple(temperature.shape)}: expected one number")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature = {temperature}: expected positive and finite")
+    mask = None if where is None else _mask(xp, where, x)
+    if math.prod(x.shape) == 0:
+        return finish(xp, x + 0.0, dtype)
+    rows = to_rows(xp, x if mask is None else xp.where(mask, x, -math.inf), axes)
+    out = from_rows(xp, rowwise(xp, rows, temperature), axes, x.shape)
+    return finish(xp, out if mask is None else xp.where(mask, out, masked), dtype)
+
+
+# What the public functions here and in celib.information do with arguments and results.
+
+
+def floating(*, like: Array | None = None, **arrays: Array) -> tuple[Any, Any, list[Array]]:
+    """The namespace, the dtype of the result, and the arguments in the dtype to compute in."""
+    known = [a for a in (like, *arrays.values()) if is_array_api_obj(a)]
+    xp = array_namespace(*known) if known else array_namespace(np.empty(0))
+    place = device(known[0]) if known else None
+    out = []
+    for name, a in arrays.items():
+        try:
+            # NumPy's own go through asarray too: it strips np.matrix and np.generic.
+            a = a if is_array_api_obj(a) and not is_numpy_array(a) else xp.asarray(a, device=place)
+        except ValueError as error:
+            raise ValueError(f"{name} is not an array of numbers: {error}") from error
+        if xp.isdtype(a.dtype, ("bool", "integral")):
+            a = xp.astype(a, xp.float64)
+        elif not xp.isdtype(a.dtype, "real floating"):
+            raise TypeError(f"{name} has dtype {a.dtype}: expected real numbers")
+        out.append(a)
+    dtype = xp.result_type(*out)
+    wide = xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+    return xp, dtype, [xp.astype(a, wide, copy=False) for a in out]
+
+
+def finish(xp: Any, value: Array, dtype: Any) -> Array:
+    """The result in its own dtype; a NumPy array without axes becomes a scalar."""
+    return xp.astype(value, dtype, copy=False)[()]
+
+
+def resolve_axis(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """Non-negative, distinct, in the order of the array."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = tuple(map(operator.index, axis if isinstance(axis, Sequence) else (axis,)))
+    if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
+        raise ValueError(f"axis = {axis}: expected distinct axes of an array of dimension {ndim}")
+    return tuple(sorted(a % ndim for a in axes))
+
+
+def _row_order(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    return (*(i for i in range(ndim) if i not in axes), *axes)
+
+
+def to_rows(xp: Any, x: Array, axes: tuple[int, ...]) -> Array:
+    """The axes together as the last one, contiguous: NumPy sums pairwise only along such an axis,
+    and adds up n rounding errors along any other."""
+    batch = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    length = math.prod(x.shape[i] for i in axes)
+    flat = xp.reshape(xp.permute_dims(x, _row_order(axes, x.ndim)), (math.prod(x.shape),))
+    return xp.reshape(flat, (*batch, length))
+
+
+def from_rows(xp: Any, rows: Array, axes: tuple[int, ...], shape: Sequence[int]) -> Array:
+    """The inverse of ``to_rows``."""
+    order = _row_order(axes, len(shape))
+    back = sorted(range(len(shape)), key=order.__getitem__)
+    return xp.permute_dims(xp.reshape(rows, tuple(shape[i] for i in order)), tuple(back))
+
+
+def first(xp: Any, flags: Array) -> tuple[int, ...] | None:
+    """The index of the first true entry."""
+    if not xp.any(flags):
+        return None
+    at = int(xp.argmax(xp.astype(xp.reshape(flags, (-1,)), xp.int8)))
+    return tuple(int(i) for i in np.unravel_index(at, tuple(flags.shape)))
+
+
+def _broadcast(xp: Any, name: str, a: Array, x: Array) -> Array:
+    try:
+        return xp.broadcast_to(a, x.shape)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} has shape {tuple(a.shape)}: expected to broadcast to {tuple(x.shape)}"
+        ) from error
+
+
+def _mask(xp: Any, where: Array, x: Array) -> Array:
+    mask = xp.asarray(where, device=device(x))
+    if not xp.isdtype(mask.dtype, "bool"):
+        raise TypeError(f"where has dtype {mask.dtype}: expected booleans")
+    return _broadcast(xp, "where", mask, x)

@@ -1,0 +1,187 @@
+"""What nbval lets through: each chapter's notebook is whole, current, and says what it computed."""
+
+import ast
+import csv
+import re
+from pathlib import Path
+
+import nbformat
+import notebooks
+import pytest
+import yaml
+
+from conftest import same_figure
+
+BOOK = Path(notebooks.BOOK)
+TEXTS = sorted(notebooks.CHAPTERS.glob("*.md"))
+chapter = pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.stem)
+
+
+def stored(text):
+    path = text.with_suffix(".ipynb")
+    assert path.exists(), f"{path.name} is missing: make notebooks"
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook):
+    """The text of a chapter, with what stands in the metadata of its figures."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            yield cell.source
+        shown = cell.metadata.get("mystnb", {})
+        yield shown.get("figure", {}).get("caption", "")
+        yield shown.get("image", {}).get("alt", "")
+
+
+def printed(notebook):
+    """Every text that the cells of a notebook have written."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            yield output.get("text", "")
+            yield output.get("data", {}).get("text/plain", "")
+
+
+def test_toc_names_every_chapter():
+    toc = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
+    named = {entry["file"] for part in toc["parts"] for entry in part["chapters"]}
+    pairs = {f"chapters/{path.stem}" for path in notebooks.CHAPTERS.iterdir()}
+    assert {name for name in named if name.startswith("chapters/")} == pairs
+    assert len(TEXTS) == len(pairs), "a notebook has no text"
+
+
+@chapter
+def test_notebook_is_made_from_its_text(text):
+    wanted, found = notebooks.inputs(text), stored(text)
+
+    def parts(notebook):
+        return [(c.id, c.cell_type, c.source, dict(c.metadata)) for c in notebook.cells]
+
+    assert parts(found) == parts(wanted), f"make notebooks NAMES={text.stem}"
+    assert found.metadata.celib.code == wanted.metadata.celib.code
+    assert set(found.metadata) == set(wanted.metadata), "metadata of the machine"
+
+
+@chapter
+def test_cells_were_executed_in_order(text):
+    cells = code_cells(stored(text))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+@chapter
+def test_outputs_are_clean(text):
+    for cell in code_cells(stored(text)):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", output.get("text")
+            bundle = output.get("data", {"text/plain": output.get("text", "")})
+            assert not {"image/png", "image/jpeg"} & set(bundle), "figures are SVG"
+            for kind, content in bundle.items():
+                assert not re.search(r"(?<![\w.])/(home|root|usr|tmp|work|opt)/|[A-Z]:\\", content)
+                assert not re.search(r"<dc:date>|0x[0-9a-f]{6,}", content), "differs on every run"
+                assert len(content) < 200_000, f"{kind} of {len(content)} characters"
+
+
+@chapter
+def test_every_figure_has_a_caption_and_says_what_it_shows(text):
+    for cell in code_cells(stored(text)):
+        if any("image/svg+xml" in output.get("data", {}) for output in cell.outputs):
+            shown = cell.metadata.get("mystnb", {})
+            caption = shown.get("figure", {}).get("caption", "")
+            alt = shown.get("image", {}).get("alt", "")
+            assert len(caption.split()) >= 5, cell.source
+            assert len(alt.split()) >= 8, cell.source
+            assert alt not in caption
+
+
+@chapter
+def test_cells_can_be_read(text):
+    for cell in code_cells(notebooks.inputs(text))[1:]:
+        lines = cell.source.splitlines()
+        assert len(lines) <= 25, f"{len(lines)} lines:\n{cell.source}"
+        assert max(map(len, lines)) <= 88, cell.source
+        assert not lines[-1].rstrip().endswith(";"), "nbval fails on it: end with plt.show()"
+        assert "#" not in re.sub(r'"[^"\n]*"', "", cell.source), f"a comment:\n{cell.source}"
+
+
+@chapter
+def test_code_holds_no_words_to_translate(text):
+    for cell in code_cells(notebooks.inputs(text))[1:]:
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words = re.sub(r"\$[^$]*\$", "", node.value)
+                assert not re.search(r"[a-z]{3,} [a-z]{3,}", words), node.value
+
+
+# Decimals, and whole numbers of four digits or more; not years, identifiers or versions.
+CLAIMED = re.compile(r"(?<![\w.,/:-])(\d+\.\d+|\d{4,})(?![\w/]|\.\d)")
+YEAR = range(1800, 2100)
+
+
+def claimed(text):
+    """The numbers that a passage states; thousands may be set off by a comma, in formulas {,}."""
+    text = re.sub(
+        r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))", "", text.replace("$-", "$").replace(" -", " ")
+    )
+    return {n for n in CLAIMED.findall(text) if "." in n or int(n) not in YEAR}
+
+
+def numbers(text):
+    return {float(n) for n in re.findall(r"\d+\.?\d*(?:e[-+]?\d+)?", text.replace("_", ""))}
+
+
+@chapter
+def test_numbers_in_prose_were_computed(text):
+    """A number in the text is a literal of the code, or the rounding of a printed number."""
+    notebook = stored(text)
+    outputs = set().union(*(numbers(output) for output in printed(notebook)))
+    literals = set().union(*(numbers(cell.source) for cell in code_cells(notebook)))
+    for passage in prose(notebook):
+        for number in claimed(passage):
+            places = len(number.partition(".")[2])
+            twin = any(abs(value - float(number)) <= 0.500001 * 10**-places for value in outputs)
+            assert twin or float(number) in literals, f"{number} is computed nowhere:\n{passage}"
+
+
+@chapter
+def test_every_row_of_the_ledger_is_decided(text):
+    """Each claim of a chapter is named where it is decided: visibly in a box if it is not correct,
+    else in the metadata of the cell."""
+    with (BOOK / "ledger.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    notebook = stored(text)
+    named = {claim for cell in notebook.cells for claim in cell.metadata.get("ledger", [])}
+    boxed = {c for cell in notebook.cells for c in re.findall(r"\bS\d-\d\d+\b", cell.source)}
+    assert named | boxed <= set(rows), "not in the ledger"
+    number = str(int(text.stem.split("-")[0]))
+    own = {claim: row["verdict"] for claim, row in rows.items() if row["chapter"] == number}
+    assert set(own) <= named | boxed, f"not decided: {sorted(set(own) - named - boxed)}"
+    wrong = {claim for claim, verdict in own.items() if not verdict.startswith("correct")}
+    assert wrong <= boxed, f"not boxed: {sorted(wrong - boxed)}"
+
+
+@chapter
+def test_exercises_have_solutions(text):
+    source = text.read_text("utf-8")
+    exercises = re.findall(r":::\{exercise\}.*\n:label: (\S+)", source)
+    solutions = re.findall(r"```\{solution-start\} (\S+)", source)
+    assert exercises
+    assert sorted(exercises) == sorted(solutions)
+
+
+def test_docstrings_name_equations_that_exist():
+    source = "".join(path.read_text("utf-8") for path in TEXTS)
+    for path in notebooks.LIBRARY.rglob("*.py"):
+        for label in re.findall(r"``(eq-[\w-]+)``", path.read_text("utf-8")):
+            assert f"({label})" in source, f"{path.name} names {label}"
+
+
+def test_a_figure_that_changed_is_noticed():
+    line = '<path id="{id}" d="M {x} 20 L 30 40"/>'
+    drawn = line.format(id="pA1", x="10")
+    assert same_figure(drawn, line.format(id="pB2", x="10.0001"))
+    assert not same_figure(drawn, line.format(id="pA1", x="10.2"))
+    assert not same_figure(drawn, drawn.replace("L 30 40", ""))
