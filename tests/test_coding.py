@@ -200,3 +200,6 @@ def test_symbols_and_bits_outside_their_alphabets_are_refused():
         arithmetic_decode("012", lambda past: half, 3)
     with pytest.raises(ValueError, match="n must not be negative"):
         arithmetic_decode("01", lambda past: half, -1)
+    # The topmost sliver of the interval is what rounding leaves to no symbol.
+    with pytest.raises(ValueError, match="symbol 0 cannot be decoded"):
+        arithmetic_decode("1" * 200, lambda past: [0.3, 0.7], 1)

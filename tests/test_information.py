@@ -1,5 +1,6 @@
 """celib.information against 50 digits, identities and enumeration."""
 
+import itertools
 import math
 from functools import partial
 
@@ -35,9 +36,11 @@ both = pytest.mark.parametrize(
 grad_input = partial(torch.tensor, dtype=torch.float64, requires_grad=True)
 pairs = [pytest.param(*pair, id=name) for name, pair in nasty_distributions().items()]
 
+EIGHT = st.integers(1, 8)
+
 
 @st.composite
-def distributions(draw, rows=2, sizes=st.integers(1, 8)):
+def distributions(draw, rows=2, sizes=EIGHT):
     """Rows with zeros, tiny entries and sums that round."""
     n = draw(sizes)
     weight = st.one_of(st.just(0.0), st.floats(1e-3, 1), st.floats(1e-300, 1e-3))
@@ -202,7 +205,7 @@ class TestKL:
         p, q = np.array([0.3, 0.7]), np.array([0.3 + 1e-8, 0.7 - 1e-8])
         plain = oracle("kl_divergence", p, q * scale)
         assert relative_error(kl_divergence(p, q * scale), plain) <= 1e-15
-        assert relative_error(js_divergence(p, q * scale), oracle("js_divergence", p, q)) <= 3e-9
+        assert relative_error(js_divergence(p, q * scale), oracle("js_divergence", p, q)) <= 1e-8
 
     def test_float32(self):
         rng = np.random.default_rng(0)
@@ -281,7 +284,7 @@ class TestRenyi:
     @given(distributions(rows=1))
     def test_falls_with_the_order(self, rows):
         values = [float(renyi_entropy(rows[0], order)) for order in self.ORDERS]
-        assert all(b <= a * (1 + 1e-14) + 1e-15 for a, b in zip(values, values[1:], strict=False))
+        assert all(b <= a * (1 + 1e-14) + 1e-15 for a, b in itertools.pairwise(values))
 
 
 class TestJoint:
@@ -342,7 +345,7 @@ class TestJoint:
         assert float(conditional_entropy(joint, base=2)) == 0.5
         copy = array([[0.5, 0.0, 0.0], [0.0, 0.25, 0.25]])
         assert float(conditional_entropy(copy, base=2)) == 0.5
-        assert float(mutual_information(copy, base=2)) == 1
+        assert float(mutual_information(copy, base=2)) == pytest.approx(1, rel=5e-16)
         zeros = array([[0.5, 0.5], [0.0, 0.0]])
         assert float(conditional_entropy(zeros, base=2)) == 1
         assert float(mutual_information(zeros)) == 0
@@ -367,8 +370,8 @@ class TestCounts:
         assert entropy_from_counts([7]) == 0
 
     def test_bias_by_enumeration(self):
-        """The exact mean over all samples of size 6 from (.5, .3, .2)."""
-        p, n = (0.5, 0.3, 0.2), 6
+        """The exact mean over all samples of size 12 from (.5, .3, .2)."""
+        p, n = (0.5, 0.3, 0.2), 12
         mean = {"plugin": 0.0, "miller-madow": 0.0}
         for a in range(n + 1):
             for b in range(n + 1 - a):
@@ -378,12 +381,12 @@ class TestCounts:
                 for method in mean:
                     mean[method] += chance * float(entropy_from_counts(counts, method=method))
         truth = float(entropy(p))
-        assert mean["plugin"] < truth - 0.1
-        assert abs(mean["miller-madow"] - truth) < 0.05
+        assert mean["plugin"] < truth - 0.08
+        assert abs(mean["miller-madow"] - truth) < 0.02
 
     @both
     def test_rare_beside_common(self, array):
-        """1e15 of 1e15 + 1 rounds to 1 - 1e-15: a third of a percent of the result would be lost."""
+        """1e15 of 1e15 + 1 rounds to 1 - 1e-15: and 0.3 % of the result would be lost."""
         counts = [10**15, 1]
         with mp.workdps(50):
             shares = [mp.mpf(c) / (10**15 + 1) for c in counts]
@@ -405,7 +408,7 @@ class TestGradients:
         [entropy, perplexity, *(partial(renyi_entropy, order=a) for a in (0.7, 1 + 1e-7, 2, 20))],
     )
     def test_of_one(self, function):
-        z = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        z = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         z.requires_grad_()
         assert torch.autograd.gradcheck(lambda z: function(z.softmax(-1)), z)
         assert torch.autograd.gradgradcheck(lambda z: function(z.softmax(-1)), z)
@@ -413,7 +416,7 @@ class TestGradients:
     @pytest.mark.parametrize("function", [cross_entropy, kl_divergence, js_divergence])
     def test_of_two(self, function):
         generator = torch.Generator().manual_seed(0)
-        z, w = torch.randn(2, 3, 4, dtype=torch.float64, generator=generator)
+        z, w = torch.randn(2, 2, 3, dtype=torch.float64, generator=generator)
         w[1] = z[1] + 1e-3 * w[1]
         z.requires_grad_()
         w.requires_grad_()
@@ -588,7 +591,7 @@ class TestArguments:
             for dtype in (np.float16, np.float32, np.float64):
                 rounded = p.astype(dtype)
                 assert entropy(rounded) == pytest.approx(
-                    float(entropy(p)), rel=5 * np.finfo(dtype).eps
+                    float(entropy(p)), rel=5 * float(np.finfo(dtype).eps)
                 )
         entropy([0.1] * 10)
         entropy([1 / 3] * 3)

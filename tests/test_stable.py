@@ -59,7 +59,7 @@ def assert_lse(actual, x):
 
 
 def assert_softmax(actual, x):
-    bound = U * (len(x) / 8 + 8 + 2 * np.ptp(x))
+    bound = U * (len(x) / 8 + 8 + 2 * mp.mpf(np.ptp(x)))
     for found, want in zip(actual, oracle("softmax", x), strict=True):
         assert abs(mp.mpf(float(found)) - want) <= bound * want + 2.0**-1022 * 2 * U
 
@@ -108,7 +108,7 @@ class TestAccuracy:
     def test_temperature_is_applied_to_differences(self, array):
         x, cold = array([1e300, 1e300 * (1 - 2**-52)]), 1e-10
         assert softmax(x, temperature=cold).tolist() == [1, 0]
-        assert softmax(array([1e8 + 1, 1e8]), temperature=3.0)[0] == pytest.approx(
+        assert softmax(array([1e8 + 1, 1e8]), temperature=array([3.0]))[0] == pytest.approx(
             0.58257020646237, rel=1e-13
         )
 
@@ -422,7 +422,7 @@ class TestArguments:
         }.items():
             x = np.array([1, 0, 1], dtype=given_dtype)
             before = x.copy()
-            out = function(x)
+            out = function(x) if function is not logsumexp else logsumexp(x, weights=[1, 2, 0])
             assert isinstance(out, np.ndarray | np.generic)
             assert out.dtype == dtype
             np.testing.assert_array_equal(x, before)
@@ -492,7 +492,7 @@ class TestArguments:
             (partial(softmax, [1.0], temperature=nan), ValueError, "temperature = nan"),
             (partial(log_softmax, [1.0], temperature=inf), ValueError, "temperature = inf"),
             (
-                partial(softmax, [1.0], temperature=np.ones(2)),
+                partial(softmax, [1.0, 2.0], temperature=np.ones(2)),
                 ValueError,
                 r"temperature has shape \(2,\)",
             ),

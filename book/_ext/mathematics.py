@@ -1,6 +1,7 @@
 """KaTeX at build time: a page needs no script for its formulas, and a bad formula is a warning."""
 
 import re
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from sphinx.util.math import get_node_equation_number
 KATEX = Path(__file__).parent / "katex"
 # KaTeX numbers the unstarred environments itself, over the number that Sphinx gives.
 NUMBERED = re.compile(r"\\(begin|end)\{(align|alignat|gather|equation)\}")
+# The fonts of most formulas travel in the stylesheet and are read before the page is laid out, so
+# that no line breaks anew when they arrive.
+FIRST = ("Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular")
+READ_FIRST = """
+for (const font of ["1em KaTeX_Main", "italic 1em KaTeX_Math", "1em KaTeX_Size1", "1em KaTeX_Size2"])
+  document.fonts.load(font);
+"""
 OTHER_FORMATS = re.compile(r',url\([^)]*\) format\("(?:woff|truetype)"\)')
 
 logger = logging.getLogger(__name__)
@@ -65,6 +73,7 @@ def visit_display(self, node):
 def link_stylesheet(app, pagename, templatename, context, doctree):
     if app.env.get_domain("math").has_equations(pagename):
         app.add_css_file("katex/katex.css", priority=400)
+        app.add_js_file(None, body=READ_FIRST)
 
 
 def copy_assets(app):
@@ -74,7 +83,11 @@ def copy_assets(app):
     target = Path(app.outdir, "_static", "katex")
     (target / "fonts").mkdir(parents=True, exist_ok=True)
     css = (KATEX / "katex.min.css").read_text("utf-8")
-    css = OTHER_FORMATS.sub("", css).replace("font-display:block", "font-display:swap")
+    css = OTHER_FORMATS.sub("", css).replace("@font-face{", "@font-face{font-display:swap;")
+    for name in FIRST:
+        file = f"fonts/KaTeX_{name}.woff2"
+        font = b64encode((KATEX / file).read_bytes()).decode()
+        css = css.replace(f"url({file})", f"url(data:font/woff2;base64,{font})")
     (target / "katex.css").write_text(css, "utf-8")
     for file in [*KATEX.glob("fonts/*.woff2"), KATEX / "LICENSE"]:
         (target / file.relative_to(KATEX)).write_bytes(file.read_bytes())

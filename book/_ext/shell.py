@@ -1,4 +1,4 @@
-"""The theme's shell made light: icon fonts cut to the icons in use, and no file that no page loads."""
+"""The theme's shell made light: icon fonts cut to the icons in use, no file that no page loads."""
 
 import re
 import shutil

@@ -5,5 +5,9 @@ a notebook calls it once.
 """
 
 from celib.plots.divergence import *
+from celib.plots.gradients import *
 from celib.plots.information import *
+from celib.plots.losses import *
+from celib.plots.numerics import *
+from celib.plots.softmax import *
 from celib.plots.style import *

@@ -1,0 +1,3 @@
+"""The figures of the chapter on gradients."""
+
+__all__: list[str] = []

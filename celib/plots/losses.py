@@ -1,0 +1,3 @@
+"""The figures of the chapter on losses."""
+
+__all__: list[str] = []
