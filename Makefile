@@ -34,7 +34,7 @@ lint: $(VENV)/.all
 	$(BIN)/mypy
 
 test: lint book
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest --nbval -n $(WORKERS) --dist loadscope
 
 # The notebooks alone, in whatever environment PYTHON has: on Colab's image, with newest versions.
 nbval:

@@ -9,9 +9,8 @@ sum within ``min(n * sqrt(eps), 0.01)`` of 1, for n outcomes and the eps of the 
 argument. (On a GPU this check waits for the device.) ``validate=False`` skips it; shapes are always
 checked. Nothing is clipped, and ``0 log 0 = 0``.
 
-Entries equal to 0 stay out of every logarithm, and so out of its gradient: the one-sided derivative
-of ``-p log p`` at 0 is infinite, the gradient given here is finite, as for a class that is masked
-out.
+The derivative of ``-p log p`` at 0 is infinite. Here an entry equal to 0 stays out of its own
+logarithm, and so out of that gradient, which is finite, as for a class that is masked out.
 """
 
 from __future__ import annotations
@@ -48,37 +47,23 @@ __all__ = [
 
 @quiet
 def self_information(p: Array, *, base: float | None = None) -> Array:
-    r"""Surprise at an outcome of probability p.
+    r"""Surprise at an outcome, :math:`I = -\log p` (equation ``eq-self-information``).
 
-    .. math:: I(p) = -\log p
+    Args:
+        p: probabilities of single outcomes, an array of any shape; they need not sum to 1.
+        base: of the logarithm, greater than 1; None for nats.
 
-    (equation ``eq-self-information``)
-
-    Parameters
-    ----------
-    p : array of any shape
-        Probabilities of single outcomes; they need not sum to 1.
-    base : float greater than 1, or None for nats
-
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``p``; ``inf`` at 0.
 
-    Raises
-    ------
-    ValueError
-        An entry outside [0, 1] or NaN; ``base`` not greater than 1.
+    Raises:
+        ValueError: an entry is NaN or outside [0, 1], or ``base`` is not greater than 1.
 
-    References
-    ----------
-    C. E. Shannon, A mathematical theory of communication, Bell Syst. Tech. J. 27 (1948),
-    doi:10.1002/j.1538-7305.1948.tb01338.x.
+    Source: Shannon (1948), doi:10.1002/j.1538-7305.1948.tb01338.x.
 
-    Examples
-    --------
-    >>> self_information([1.0, 0.125, 0.0], base=2).tolist()
-    [0.0, 3.0, inf]
+    Example:
+        >>> self_information([1.0, 0.125, 0.0], base=2).tolist()
+        [0.0, 3.0, inf]
     """
     unit = _nats(base)
     xp, dtype, (p,) = floating(p=p)
@@ -90,42 +75,28 @@ def self_information(p: Array, *, base: float | None = None) -> Array:
 def entropy(
     p: Array, *, axis: Axis = -1, base: float | None = None, validate: bool = True
 ) -> Array:
-    r"""Mean surprise of a distribution.
+    r"""Mean surprise, :math:`H(P) = -\sum_x p(x) \log p(x)` (equation ``eq-entropy``).
 
-    .. math:: H(P) = -\sum_x p(x) \log p(x)
+    Args:
+        p: an array of any shape, probabilities along ``axis``.
+        axis: the axis or axes of the outcomes; None for all.
+        base: of the logarithm, greater than 1; None for nats.
+        validate: whether to check that each row is a distribution.
 
-    (equation ``eq-entropy``)
-
-    Parameters
-    ----------
-    p : array, probabilities along ``axis``
-    axis : int, sequence of int or None
-        The axes of the outcomes; ``None`` for all.
-    base : float greater than 1, or None for nats
-    validate : bool
-        Check that each row is a probability vector.
-
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``p`` without ``axis``.
 
-    Raises
-    ------
-    ValueError
-        A row that is not a probability vector, an empty or absent axis, ``base`` not above 1.
+    Raises:
+        ValueError: a row is no distribution, an axis is out of range or empty, or ``base`` is not
+            greater than 1.
 
-    References
-    ----------
-    C. E. Shannon, A mathematical theory of communication, Bell Syst. Tech. J. 27 (1948),
-    doi:10.1002/j.1538-7305.1948.tb01338.x.
+    Source: Shannon (1948), doi:10.1002/j.1538-7305.1948.tb01338.x.
 
-    Examples
-    --------
-    >>> float(entropy([1.0, 0.0]))
-    0.0
-    >>> f"{entropy([1.0, 1e-20], base=2):.10e}"
-    '6.6438561898e-19'
+    Example: the plain form gives nan for the first.
+        >>> float(entropy([1.0, 0.0]))
+        0.0
+        >>> f"{entropy([1.0, 1e-20], base=2):.10e}"
+        '6.6438561898e-19'
     """
     unit = _nats(base)
     xp, dtype, (p,) = _rows(axis, validate, p=p)
@@ -136,41 +107,27 @@ def entropy(
 def cross_entropy(
     p: Array, q: Array, *, axis: Axis = -1, base: float | None = None, validate: bool = True
 ) -> Array:
-    r"""Mean surprise when outcomes follow p and q is believed.
+    r"""Mean surprise of one who believes q while outcomes follow p.
 
-    .. math:: H(P, Q) = -\sum_x p(x) \log q(x)
+    :math:`H(P, Q) = -\sum_x p(x) \log q(x)` (equation ``eq-cross-entropy``)
 
-    (equation ``eq-cross-entropy``)
+    Args:
+        p, q: arrays of equal shape, probabilities along ``axis``; the reference comes first.
+        axis, base, validate: as for :func:`entropy`.
 
-    Parameters
-    ----------
-    p, q : arrays of equal shape, probabilities along ``axis``
-        The reference distribution first.
-    axis, base, validate
-        As for :func:`entropy`.
-
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``p`` without ``axis``; ``inf`` if an outcome has p > 0 and q = 0.
 
-    Raises
-    ------
-    ValueError
-        As for :func:`entropy`; shapes that differ (nothing is broadcast).
+    Raises:
+        ValueError: as for :func:`entropy`, or the shapes differ: nothing is broadcast.
 
-    References
-    ----------
-    T. M. Cover, J. A. Thomas, Elements of Information Theory, 2nd ed., Wiley 2006.
+    Source: Cover and Thomas (2006), Elements of Information Theory.
 
-    Examples
-    --------
-    An outcome that neither can produce adds nothing; the plain form gives nan:
-
-    >>> float(cross_entropy([0.5, 0.5, 0.0], [0.25, 0.75, 0.0], base=2)).__round__(6)
-    1.207519
-    >>> float(cross_entropy([0.5, 0.5], [1.0, 0.0]))
-    inf
+    Example: an outcome that neither can produce adds nothing; the plain form gives nan.
+        >>> round(float(cross_entropy([0.5, 0.5, 0.0], [0.25, 0.75, 0.0], base=2)), 6)
+        1.207519
+        >>> float(cross_entropy([0.5, 0.5], [1.0, 0.0]))
+        inf
     """
     unit = _nats(base)
     xp, dtype, (p, q) = _rows(axis, validate, p=p, q=q)
@@ -183,50 +140,34 @@ def kl_divergence(
 ) -> Array:
     r"""Relative entropy of p with respect to q (Kullback-Leibler divergence).
 
-    .. math:: D_{KL}(P \Vert Q) = \sum_x p(x) \log \frac{p(x)}{q(x)}
-
-    (equation ``eq-kl``)
+    :math:`D_{KL}(P \Vert Q) = \sum_x p(x) \log (p(x) / q(x))` (equation ``eq-kl``)
 
     Close distributions are where that sum fails: at a relative distance of 1e-9 the value is near
-    1e-18, and the terms, near 1e-9, cancel. What is summed here is
-    :math:`p \log(p / q) - p + q`, which is never negative and has the same sum when p and q have.
-    Two rows of rounded probabilities have not: the divergence of their sums, which is the rounding
-    error squared, is subtracted. So the value is that of the distributions :math:`p / \sum p` and
-    :math:`q / \sum q`, to about 1e-15 of itself at any distance, never negative, and 0 if p and q
-    are equal. The gradient, too, is theirs: :math:`1 - p / q` with respect to q, which differs
-    from :math:`-p / q` by a constant that no change along the simplex can see.
+    1e-18, and the terms, near 1e-9, cancel. Summed here is :math:`p \log(p / q) - p + q`, which is
+    never negative and has the same sum if p and q have. Rounded probabilities have not: what their
+    sums add, the divergence of one sum from the other, is subtracted. So the value is that of the
+    distributions :math:`p / \sum p` and :math:`q / \sum q`, to about 1e-15 of itself unless their
+    distance is itself rounding, never negative, and 0 if p and q are equal. So is the gradient:
+    with respect to q, :math:`1 - p / q`, which is :math:`-p / q` up to a constant that no change
+    along the simplex can see.
 
-    Parameters
-    ----------
-    p, q : arrays of equal shape, probabilities along ``axis``
-        The reference distribution first.
-    axis, base, validate
-        As for :func:`entropy`.
+    Args:
+        p, q: arrays of equal shape, probabilities along ``axis``; the reference comes first.
+        axis, base, validate: as for :func:`entropy`.
 
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``p`` without ``axis``; ``inf`` if an outcome has p > 0 and q = 0.
 
-    Raises
-    ------
-    ValueError
-        As for :func:`cross_entropy`.
+    Raises:
+        ValueError: as for :func:`cross_entropy`.
 
-    References
-    ----------
-    T. M. Cover, J. A. Thomas, Elements of Information Theory, 2nd ed., Wiley 2006; I. Csiszar,
-    Why least squares and maximum entropy?, Ann. Statist. 19 (1991), doi:10.1214/aos/1176348385,
-    for the form whose terms are never negative.
+    Source: Cover and Thomas (2006), Elements of Information Theory.
 
-    Examples
-    --------
-    The plain sum gives 0 or a negative number here:
-
-    >>> f"{kl_divergence([0.5 + 2**-40, 0.5 - 2**-40], [0.5, 0.5]):.12e}"
-    '1.654361225106e-24'
-    >>> f"{kl_divergence([0.5, 0.5], [1.0, 1e-300]):.12f}"
-    '344.694616768547'
+    Example: in the first the plain sum has no digit right.
+        >>> f"{kl_divergence([0.5 + 2**-40, 0.5 - 2**-40], [0.5, 0.5]):.12e}"
+        '1.654361225106e-24'
+        >>> f"{kl_divergence([0.5, 0.5], [1.0, 1e-300]):.12f}"
+        '344.694616768547'
     """
     unit = _nats(base)
     xp, dtype, (p, q) = _rows(axis, validate, p=p, q=q)
@@ -237,43 +178,31 @@ def kl_divergence(
 def js_divergence(
     p: Array, q: Array, *, axis: Axis = -1, base: float | None = None, validate: bool = True
 ) -> Array:
-    r"""Mean relative entropy of p and q with respect to their average (Jensen-Shannon divergence).
+    r"""Mean relative entropy with respect to the average (Jensen-Shannon divergence).
 
-    .. math:: JS(P, Q) = \tfrac12 D_{KL}(P \Vert M) + \tfrac12 D_{KL}(Q \Vert M), \quad
-              M = \tfrac12 (P + Q)
-
-    (equation ``eq-js``)
+    :math:`JS(P, Q) = \frac12 D_{KL}(P \Vert M) + \frac12 D_{KL}(Q \Vert M)`, with
+    :math:`M = \frac12 (P + Q)` (equation ``eq-js``). The divergence, not its square root.
 
     Symmetric to the last bit, between 0 and log 2, 0 if p and q are equal, and as accurate for
-    close distributions as :func:`kl_divergence`. The divergence, not its square root.
+    close distributions as :func:`kl_divergence`.
 
-    Parameters
-    ----------
-    p, q : arrays of equal shape, probabilities along ``axis``
-    axis, base, validate
-        As for :func:`entropy`.
+    Args:
+        p, q: arrays of equal shape, probabilities along ``axis``.
+        axis, base, validate: as for :func:`entropy`.
 
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``p`` without ``axis``.
 
-    Raises
-    ------
-    ValueError
-        As for :func:`cross_entropy`.
+    Raises:
+        ValueError: as for :func:`cross_entropy`.
 
-    References
-    ----------
-    J. Lin, Divergence measures based on the Shannon entropy, IEEE Trans. Inf. Theory 37 (1991),
-    doi:10.1109/18.61115.
+    Source: Lin (1991), doi:10.1109/18.61115.
 
-    Examples
-    --------
-    >>> float(js_divergence([1.0, 0.0], [0.0, 1.0], base=2))
-    1.0
-    >>> f"{js_divergence([0.5 + 2**-40, 0.5 - 2**-40], [0.5, 0.5]):.12e}"
-    '4.135903062765e-25'
+    Example:
+        >>> float(js_divergence([1.0, 0.0], [0.0, 1.0], base=2))
+        1.0
+        >>> f"{js_divergence([0.5 + 2**-40, 0.5 - 2**-40], [0.5, 0.5]):.12e}"
+        '4.135903062765e-25'
     """
     unit = _nats(base)
     xp, dtype, (p, q) = _rows(axis, validate, p=p, q=q)
@@ -289,44 +218,31 @@ def renyi_entropy(
     base: float | None = None,
     validate: bool = True,
 ) -> Array:
-    r"""Rényi entropy: Hartley's at order 0, Shannon's at 1, collision 2, min-entropy at infinity.
+    r"""Rényi entropy: Hartley's at order 0, Shannon's at 1, min-entropy at infinity.
 
-    .. math:: H_\alpha(P) = \frac{1}{1 - \alpha} \log \sum_x p(x)^\alpha
+    :math:`H_\alpha(P) = \frac{1}{1 - \alpha} \log \sum_x p(x)^\alpha` (equation ``eq-renyi``)
 
-    (equation ``eq-renyi``)
+    Continuous in the order through 1. Near it, :math:`\sum_x p^\alpha - 1` is summed from ``expm1``
+    of :math:`(\alpha - 1) \log p`, which takes the sum of p to be 1.
 
-    Continuous in the order through 1: near it, :math:`\sum_x p^\alpha - 1` is summed from
-    ``expm1`` of :math:`(\alpha - 1) \log p`, which takes the sum of p to be 1.
+    Args:
+        p: an array of any shape, probabilities along ``axis``.
+        order: :math:`\alpha`, at least 0; may be ``inf``.
+        axis, base, validate: as for :func:`entropy`.
 
-    Parameters
-    ----------
-    p : array, probabilities along ``axis``
-    order : float, at least 0, ``inf`` included
-    axis, base, validate
-        As for :func:`entropy`.
-
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``p`` without ``axis``.
 
-    Raises
-    ------
-    ValueError
-        As for :func:`entropy`; an order below 0 or NaN.
+    Raises:
+        ValueError: as for :func:`entropy`, or ``order`` is negative or NaN.
 
-    References
-    ----------
-    A. Rényi, On measures of entropy and information, Proc. 4th Berkeley Symp. 1 (1961) 547-561.
+    Source: Rényi (1961), On measures of entropy and information, Proc. 4th Berkeley Symp. 1.
 
-    Examples
-    --------
-    The plain form divides the rounding error of the sum by 1e-15:
-
-    >>> f"{renyi_entropy([0.9, 0.1], 1 + 1e-15, base=2):.12f}"
-    '0.468995593589'
-    >>> float(renyi_entropy([0.5, 0.25, 0.25], float("inf"), base=2))
-    1.0
+    Example: the plain form divides the rounding error of the sum by 1e-15.
+        >>> f"{renyi_entropy([0.9, 0.1], 1 + 1e-15, base=2):.12f}"
+        '0.468995593589'
+        >>> float(renyi_entropy([0.5, 0.25, 0.25], float("inf"), base=2))
+        1.0
     """
     unit = _nats(base)
     if not order >= 0:
@@ -339,41 +255,29 @@ def renyi_entropy(
 def mutual_information(joint: Array, *, base: float | None = None, validate: bool = True) -> Array:
     r"""What one variable tells about the other.
 
-    .. math:: I(X; Y) = \sum_{x, y} p(x, y) \log \frac{p(x, y)}{p(x) \, p(y)}
-
-    (equation ``eq-mutual-information``)
+    :math:`I(X; Y) = \sum_{x, y} p(x, y) \log \frac{p(x, y)}{p(x) p(y)}` (equation
+    ``eq-mutual-information``)
 
     Summed, as :func:`kl_divergence` is, from terms that are never negative. At a relative distance
     d from independence the relative error is about 1e-16 / d, from the rounding of p(x) and p(y);
-    :math:`H(X) + H(Y) - H(X, Y)` has 1e-16 / d^2.
+    that of :math:`H(X) + H(Y) - H(X, Y)` is 1e-16 / d^2.
 
-    Parameters
-    ----------
-    joint : array of shape (..., x, y), probabilities along the last two axes together
-    base, validate
-        As for :func:`entropy`.
+    Args:
+        joint: shape (..., x, y), probabilities along the last two axes together.
+        base, validate: as for :func:`entropy`.
 
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``joint`` without its last two axes.
 
-    Raises
-    ------
-    ValueError
-        As for :func:`entropy`; fewer than two axes.
+    Raises:
+        ValueError: as for :func:`entropy`, or ``joint`` has fewer than two axes.
 
-    References
-    ----------
-    T. M. Cover, J. A. Thomas, Elements of Information Theory, 2nd ed., Wiley 2006.
+    Source: Cover and Thomas (2006), Elements of Information Theory.
 
-    Examples
-    --------
-    Weak dependence, which H(X) + H(Y) - H(X, Y) cannot see:
-
-    >>> e = 2.0**-30
-    >>> f"{mutual_information([[0.25 + e, 0.25 - e], [0.25 - e, 0.25 + e]]):.12e}"
-    '6.938893903907e-18'
+    Example: weak dependence, which the difference of entropies cannot see.
+        >>> e = 2.0**-30
+        >>> f"{mutual_information([[0.25 + e, 0.25 - e], [0.25 - e, 0.25 + e]]):.12e}"
+        '6.938893903907e-18'
     """
     unit = _nats(base)
     xp, dtype, joint = _joint(joint, validate)
@@ -382,39 +286,27 @@ def mutual_information(joint: Array, *, base: float | None = None, validate: boo
 
 @quiet
 def conditional_entropy(joint: Array, *, base: float | None = None, validate: bool = True) -> Array:
-    r"""Mean surprise at Y for one who knows X.
+    r"""Mean surprise at Y of one who knows X.
 
-    .. math:: H(Y \mid X) = -\sum_{x, y} p(x, y) \log p(y \mid x)
+    :math:`H(Y \mid X) = -\sum_{x, y} p(x, y) \log p(y \mid x)` (equation
+    ``eq-conditional-entropy``)
 
-    (equation ``eq-conditional-entropy``)
+    Args:
+        joint: shape (..., x, y), probabilities along the last two axes together. A row of zeros is
+            a value that X does not take.
+        base, validate: as for :func:`entropy`.
 
-    Parameters
-    ----------
-    joint : array of shape (..., x, y), probabilities along the last two axes together
-        Rows of zeros are values that X does not take.
-    base, validate
-        As for :func:`entropy`.
-
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``joint`` without its last two axes.
 
-    Raises
-    ------
-    ValueError
-        As for :func:`entropy`; fewer than two axes.
+    Raises:
+        ValueError: as for :func:`entropy`, or ``joint`` has fewer than two axes.
 
-    References
-    ----------
-    T. M. Cover, J. A. Thomas, Elements of Information Theory, 2nd ed., Wiley 2006.
+    Source: Cover and Thomas (2006), Elements of Information Theory.
 
-    Examples
-    --------
-    H(X, Y) - H(X) gives 0 here:
-
-    >>> f"{conditional_entropy([[0.5, 1e-20], [0.0, 0.5]]):.10e}"
-    '4.6358554679e-19'
+    Example: H(X, Y) - H(X) gives 0.
+        >>> f"{conditional_entropy([[0.5, 1e-20], [0.0, 0.5]]):.10e}"
+        '4.6358554679e-19'
     """
     unit = _nats(base)
     xp, dtype, joint = _joint(joint, validate)
@@ -428,39 +320,26 @@ def perplexity(
 ) -> Array:
     r"""Number of equally likely outcomes that would surprise as much.
 
-    .. math:: PP(P) = e^{H(P)}, \qquad PP(P, Q) = e^{H(P, Q)}
+    :math:`e^{H(P)}`, or :math:`e^{H(P, Q)}` if q is given (equation ``eq-perplexity``)
 
-    (equation ``eq-perplexity``)
+    Args:
+        p: an array of any shape, probabilities along ``axis``.
+        q: what is believed, if not p itself: an array of the shape of ``p``.
+        axis, validate: as for :func:`entropy`.
 
-    Parameters
-    ----------
-    p : array, probabilities along ``axis``
-    q : array of the shape of ``p``, optional
-        What is believed, when it is not p itself.
-    axis, validate
-        As for :func:`entropy`.
+    Returns:
+        The shape of ``p`` without ``axis``; a number of outcomes, whatever the unit of entropy.
 
-    Returns
-    -------
-    array
-        The shape of ``p`` without ``axis``; at least 1, whatever the unit of entropy.
+    Raises:
+        ValueError: as for :func:`cross_entropy`.
 
-    Raises
-    ------
-    ValueError
-        As for :func:`cross_entropy`.
+    Source: Jelinek, Mercer, Bahl and Baker (1977), doi:10.1121/1.2016299.
 
-    References
-    ----------
-    F. Jelinek, R. L. Mercer, L. R. Bahl, J. K. Baker, Perplexity: a measure of the difficulty of
-    speech recognition tasks, J. Acoust. Soc. Am. 62 (1977), doi:10.1121/1.2016299.
-
-    Examples
-    --------
-    >>> float(perplexity([0.25, 0.25, 0.25, 0.25, 0.0])).__round__(12)
-    4.0
-    >>> float(perplexity([1.0, 0.0], q=[0.0, 1.0]))
-    inf
+    Example:
+        >>> round(float(perplexity([0.25, 0.25, 0.25, 0.25, 0.0])), 12)
+        4.0
+        >>> float(perplexity([1.0, 0.0], q=[0.0, 1.0]))
+        inf
     """
     if q is None:
         xp, dtype, (p,) = _rows(axis, validate, p=p)
@@ -476,42 +355,30 @@ def entropy_from_counts(
 ) -> Array:
     r"""Estimate of the entropy of the distribution that a sample was drawn from.
 
-    .. math:: \hat H_{MM} = \hat H + \frac{\hat K - 1}{2 N}, \qquad
-              \hat H = -\sum_x \frac{n_x}{N} \log \frac{n_x}{N}
+    :math:`\hat H + (\hat K - 1) / (2 N)` (equation ``eq-miller-madow``), with N the sample size,
+    :math:`\hat K` the number of different outcomes in it, and the plug-in estimate
+    :math:`\hat H = -\sum_x \frac{n_x}{N} \log \frac{n_x}{N}`, which on average is too small by
+    about the second term.
 
-    (equation ``eq-miller-madow``), with N the sample size and :math:`\hat K` the number of outcomes
-    seen. The plug-in estimate :math:`\hat H` is too small on average, by about the second term.
+    Args:
+        counts: an array of whole numbers, how often each outcome along ``axis`` was seen.
+        axis, base: as for :func:`entropy`.
+        method: "miller-madow", or "plugin" for :math:`\hat H`.
 
-    Parameters
-    ----------
-    counts : array of whole numbers, how often each outcome along ``axis`` was seen
-    axis, base
-        As for :func:`entropy`.
-    method : "miller-madow" or "plugin"
-
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``counts`` without ``axis``.
 
-    Raises
-    ------
-    ValueError
-        An entry that is not a count (negative, fractional, not finite), a row without a single
-        observation, an unknown method, an axis or ``base`` as for :func:`entropy`.
+    Raises:
+        ValueError: an entry is negative, fractional or not finite, a row has no observation, the
+            method is unknown, or ``axis`` or ``base`` as for :func:`entropy`.
 
-    References
-    ----------
-    G. A. Miller, Note on the bias of information estimates, in Information Theory in Psychology,
-    ed. H. Quastler, Free Press 1955, 95-100.
+    Source: Miller (1955), Note on the bias of information estimates, in Information Theory in
+    Psychology.
 
-    Examples
-    --------
-    A fair coin thrown four times:
-
-    >>> [round(float(entropy_from_counts([3, 1], method=m, base=2)), 4)
-    ...  for m in ("plugin", "miller-madow")]
-    [0.8113, 0.9916]
+    Example: a coin thrown four times.
+        >>> [round(float(entropy_from_counts([3, 1], method=m, base=2)), 4)
+        ...  for m in ("plugin", "miller-madow")]
+        [0.8113, 0.9916]
     """
     unit = _nats(base)
     if method not in ("miller-madow", "plugin"):
@@ -639,13 +506,11 @@ def _surprise(xp: Any, weights: Array) -> Array:
     round to 0.
     """
     largest, is_top = largest_entry(xp, weights)
+    # The divisor itself has to be safe: a choice afterwards leaves autograd with 0 times nan.
+    largest = xp.where(largest > 0, largest, 1.0)
     others = xp.sum(xp.where(is_top, 0.0, weights), axis=-1, keepdims=True)
-    used = weights > 0
-    # Safe divisors, not only a safe choice afterwards: autograd multiplies 0 by what they give.
-    total = xp.where(largest > 0, largest + others, 1.0)
-    share = xp.where(used & ~is_top, weights / total, 1.0)
-    of_top = xp.log1p(others / xp.where(largest > 0, largest, 1.0))
-    return xp.where(is_top, of_top, 0.0 - xp.log(share))
+    share = xp.where((weights > 0) & ~is_top, weights / (largest + others), 1.0)
+    return xp.where(is_top, xp.log1p(others / largest), 0.0 - xp.log(share))
 
 
 # Arguments.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,60 +41,42 @@ def logsumexp(
     weights: Array | None = None,
     keepdims: bool = False,
 ) -> Array:
-    r"""Logarithm of a sum of exponentials.
+    r"""Logarithm of a sum of exponentials, :math:`\log \sum_j w_j e^{x_j}`.
 
-    .. math:: \operatorname{lse}(x) = \log \sum_j w_j e^{x_j}
-
-    The largest term is split from the sum, :math:`x_a + \log(1 + \sum_{j \ne a} e^{x_j - x_a})`:
-    nothing overflows, and a sum that barely exceeds its largest term keeps its excess.
+    The largest term is split off, :math:`x_a + \log(1 + \sum_{j \ne a} e^{x_j - x_a})`: nothing
+    overflows, and a sum that barely exceeds its largest term keeps the excess.
 
     Accuracy in float64, without weights: within 2 ulp, or within
     :math:`2^{-52} \max(1, \max_j |x_j|)` where the result is close to zero. Weights enter as
     :math:`x_j + \log w_j`, which takes the place of :math:`x_j` in the bound.
 
-    Parameters
-    ----------
-    x : array of any shape
-        Exponents.
-    axis : int, sequence of int or None
-        The axes that are summed over; ``None`` for all.
-    where : array of bool, broadcast to the shape of ``x``
-        Terms to include. The others contribute nothing, whatever they hold, and get a zero
-        gradient.
-    weights : array of non-negative numbers, broadcast to the shape of ``x``
-        Factors of the exponentials. A term of weight 0 is left out, as by ``where``.
-    keepdims : bool
-        Keep the summed axes with length 1.
+    Args:
+        x: exponents, an array of any shape.
+        axis: the axis or axes that are summed over; None for all.
+        where: booleans that broadcast to the shape of ``x``: the terms to include. The others
+            contribute nothing, whatever they hold, and get a zero gradient.
+        weights: non-negative factors of the exponentials, broadcast to the shape of ``x``. A term
+            of weight 0 is left out as by ``where``. The dtype of the result is that of ``x``.
+        keepdims: keep the summed axes, with length 1.
 
-    Returns
-    -------
-    array
-        The shape of ``x`` without ``axis``. ``-inf`` for an empty sum or one whose terms are all
-        ``-inf`` (its gradient is 0); ``inf`` if a term is ``inf``.
+    Returns:
+        The shape of ``x`` without ``axis``: ``-inf`` for an empty sum, or one whose terms are all
+        ``-inf`` (with gradient 0), ``inf`` if a term is ``inf``.
 
-    Raises
-    ------
-    ValueError
-        An axis out of range, a ``where`` or ``weights`` that does not broadcast to ``x``, a
-        negative weight.
-    TypeError
-        Complex or non-numeric data, a ``where`` that is not boolean.
+    Raises:
+        ValueError: an axis is out of range, ``where`` or ``weights`` does not broadcast to ``x``,
+            or a weight is negative.
+        TypeError: data are complex or no numbers, or ``where`` is not boolean.
 
-    References
-    ----------
-    P. Blanchard, D. J. Higham, N. J. Higham, Accurately computing the log-sum-exp and softmax
-    functions, IMA J. Numer. Anal. 41 (2021), doi:10.1093/imanum/draa038.
+    Source: Blanchard, Higham and Higham (2021), doi:10.1093/imanum/draa038.
 
-    Examples
-    --------
-    The plain form overflows at 1000, and loses the 4e-18 beside 1:
-
-    >>> round(float(logsumexp([1000, 1000])), 10)
-    1000.6931471806
-    >>> f"{logsumexp([0, -40]):.12e}"
-    '4.248354255292e-18'
-    >>> float(logsumexp([float("nan"), 1.0], weights=[0, 1]))
-    1.0
+    Example: the plain form overflows at 1000, and loses the 4e-18 beside 1.
+        >>> round(float(logsumexp([1000, 1000])), 10)
+        1000.6931471806
+        >>> f"{logsumexp([0, -40]):.12e}"
+        '4.248354255292e-18'
+        >>> float(logsumexp([float("nan"), 1.0], weights=[0, 1]))
+        1.0
     """
     xp, dtype, (x,) = floating(x=x)
     mask = None if where is None else _mask(xp, where, x)
@@ -102,7 +84,6 @@ def logsumexp(
         w = _broadcast(xp, "weights", floating(weights=weights, like=x)[2][0], x)
         if (index := first(xp, w < 0)) is not None:
             raise ValueError(f"weights{list(index)} = {w[index].item()}: expected at least 0")
-        dtype = xp.result_type(xp.empty(0, dtype=dtype), w)
         used = w != 0
         x = x + xp.log(xp.where(used, w, 1.0))
         mask = used if mask is None else mask & used
@@ -119,54 +100,37 @@ def logsumexp(
 def softmax(
     x: Array, *, axis: Axis = -1, temperature: Array = 1.0, where: Array | None = None
 ) -> Array:
-    r"""Exponentials divided by their sum: the distribution that a row of logits stands for.
+    r"""The distribution that logits stand for, :math:`e^{x_i / T} / \sum_j e^{x_j / T}`.
 
-    .. math:: \operatorname{softmax}(x)_i = \frac{e^{x_i / T}}{\sum_j e^{x_j / T}}
+    Accuracy in float64 for n logits: each entry within
+    :math:`(n / 8 + 8 + 2 (\max_j x_j - \min_j x_j) / T) \, 2^{-53}` of its value. The last term is
+    the rounding of :math:`x_i - \max_j x_j`. Subnormal entries are as accurate as such numbers are.
 
-    Accuracy in float64 for a row of length n: each entry within
-    :math:`(n / 8 + 8 + 2 (\max_j x_j - \min_j x_j) / T)` times :math:`2^{-53}` of its value.
-    The last term is the rounding of :math:`x_i - \max_j x_j`. Entries below the smallest normal
-    number have the accuracy of subnormal numbers.
+    Args:
+        x: logits in nats, an array of any shape; ``-inf`` is a class of probability 0.
+        axis: the axis or axes that are normalised together; None for all.
+        temperature: T, positive and finite; a float, or an array of shape () or (1,).
+        where: booleans that broadcast to the shape of ``x``: the entries to include. The others
+            are exactly 0, whatever they hold, and get a zero gradient.
 
-    Parameters
-    ----------
-    x : array of any shape
-        Logits, in nats. A logit of ``-inf`` is a class of probability 0.
-    axis : int, sequence of int or None
-        The axes that are normalised together; ``None`` for all.
-    temperature : float, or an array with one element
-        Positive and finite.
-    where : array of bool, broadcast to the shape of ``x``
-        Entries to include. The others are exactly 0, whatever they hold, with a zero gradient.
+    Returns:
+        The shape of ``x``. With one logit of ``inf``, the one-hot limit. NaN in a row whose
+        included logits are all ``-inf``, or several of them ``inf``, or one NaN; 0 in a row with
+        nothing included.
 
-    Returns
-    -------
-    array
-        The shape of ``x``. With one ``inf`` logit, the one-hot limit. A row whose included logits
-        are all ``-inf``, or contain several ``inf`` or a NaN, is NaN; a row with no entry included
-        is 0.
+    Raises:
+        ValueError: an axis or the temperature is out of range, or ``where`` does not broadcast.
+        TypeError: ``x`` is complex or no numbers, or ``where`` is not boolean.
 
-    Raises
-    ------
-    ValueError
-        An axis out of range, a ``where`` that does not broadcast to ``x``, a temperature that is
-        not positive and finite.
-    TypeError
-        Complex or non-numeric data, a ``where`` that is not boolean.
+    Source: Blanchard, Higham and Higham (2021), doi:10.1093/imanum/draa038.
 
-    References
-    ----------
-    P. Blanchard, D. J. Higham, N. J. Higham, Accurately computing the log-sum-exp and softmax
-    functions, IMA J. Numer. Anal. 41 (2021), doi:10.1093/imanum/draa038.
-
-    Examples
-    --------
-    >>> softmax([1000.0, 1000.0, -float("inf")]).tolist()
-    [0.5, 0.5, 0.0]
-    >>> softmax([float("inf"), 0.0]).tolist()
-    [1.0, 0.0]
-    >>> softmax([3.0, float("nan")], where=[False, False]).tolist()
-    [0.0, 0.0]
+    Example:
+        >>> softmax([1000.0, 1000.0, -float("inf")]).tolist()
+        [0.5, 0.5, 0.0]
+        >>> softmax([float("inf"), 0.0]).tolist()
+        [1.0, 0.0]
+        >>> softmax([3.0, float("nan")], where=[False, False]).tolist()
+        [0.0, 0.0]
     """
     return _map_rows(_softmax, 0.0, x, axis, temperature, where)
 
@@ -175,41 +139,33 @@ def softmax(
 def log_softmax(
     x: Array, *, axis: Axis = -1, temperature: Array = 1.0, where: Array | None = None
 ) -> Array:
-    r"""Logarithm of the softmax.
+    r"""Logarithm of the softmax, :math:`x_i / T - \log \sum_j e^{x_j / T}`.
 
-    .. math:: \log \operatorname{softmax}(x)_i = x_i / T - \operatorname{lse}(x / T)
-
-    The subtraction is done before anything is rounded to the size of ``x``, and the largest entry
-    is :math:`-\log(1 + \sum_{j \ne a} e^{(x_j - x_a) / T})`, so that a winner's tiny loss keeps
-    full relative accuracy.
+    The differences are taken before anything is rounded to the size of ``x``, and the largest entry
+    is :math:`-\log(1 + \sum_{j \ne a} e^{(x_j - x_a) / T})`: the tiny loss of a confident and right
+    answer keeps full relative accuracy.
 
     Accuracy in float64, with s the softmax, a the place of the largest entry and
     :math:`t_j = (x_j - x_a) / T`: each entry within 4 ulp, besides what the rounding of the t does,
     which is at most :math:`2^{-52} (|t_i| + \sum_{j \ne a} s_j |t_j|)`.
 
-    Parameters
-    ----------
-    x, axis, temperature, where
-        As for :func:`softmax`.
+    Args:
+        x, axis, temperature, where: as for :func:`softmax`.
 
-    Returns
-    -------
-    array
-        The shape of ``x``; ``-inf`` where :func:`softmax` is 0, NaN where it is NaN.
+    Returns:
+        The shape of ``x``; ``-inf`` for logits of ``-inf`` and entries that are left out, NaN
+        where :func:`softmax` is NaN.
 
-    Raises
-    ------
-    ValueError, TypeError
-        As for :func:`softmax`.
+    Raises:
+        ValueError, TypeError: as for :func:`softmax`.
 
-    Examples
-    --------
-    The loss of a confident and right classifier, not 0:
+    Source: Blanchard, Higham and Higham (2021), doi:10.1093/imanum/draa038, for the shift.
 
-    >>> f"{log_softmax([0.0, -40.0])[0]:.12e}"
-    '-4.248354255292e-18'
-    >>> log_softmax([float("inf"), 0.0]).tolist()
-    [0.0, -inf]
+    Example: a loss that is small, not 0.
+        >>> f"{log_softmax([0.0, -40.0])[0]:.12e}"
+        '-4.248354255292e-18'
+        >>> log_softmax([float("inf"), 0.0]).tolist()
+        [0.0, -inf]
     """
     return _map_rows(_log_softmax, -math.inf, x, axis, temperature, where)
 
@@ -220,36 +176,25 @@ def log1mexp(x: Array) -> Array:
 
     Accuracy in float64: within 3 ulp.
 
-    Parameters
-    ----------
-    x : array of any shape
-        Positive numbers.
+    Args:
+        x: an array of any shape.
 
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``x``; ``-inf`` at 0, NaN below.
 
-    Raises
-    ------
-    TypeError
-        Complex or non-numeric data.
+    Raises:
+        TypeError: ``x`` is complex or no numbers.
 
-    References
-    ----------
-    M. Maechler, Accurately computing log(1 - exp(-|a|)), vignette of the R package Rmpfr, 2012.
+    Source: Maechler (2012), Accurately computing log(1 - exp(-|a|)), vignette of R's Rmpfr.
 
-    Examples
-    --------
-    Of the plain form nothing is left at 50, where it gives 0, or at 1e-300, where it gives -inf:
-
-    >>> [f"{y:.10e}" for y in log1mexp([50, 1e-300])]
-    ['-1.9287498480e-22', '-6.9077552790e+02']
+    Example: the plain form gives 0 and -inf.
+        >>> [f"{y:.10e}" for y in log1mexp([50, 1e-300])]
+        ['-1.9287498480e-22', '-6.9077552790e+02']
     """
     xp, dtype, (x,) = floating(x=x)
     # Below log 2 the digits are in 1 - e^-x, above in e^-x (Maechler 2012, eq. 7).
     small = x <= math.log(2.0)
-    near = xp.log(-xp.expm1(-xp.where(small, x, 1.0)))
+    near = xp.log(-xp.expm1(-x))
     far = xp.log1p(-xp.exp(-xp.where(small, 1.0, x)))
     return finish(xp, xp.where(small, near, far), dtype)
 
@@ -260,28 +205,20 @@ def log1pexp(x: Array) -> Array:
 
     Accuracy in float64: within 2 ulp.
 
-    Parameters
-    ----------
-    x : array of any shape
+    Args:
+        x: an array of any shape.
 
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``x``; 0 at ``-inf``, ``inf`` at ``inf``.
 
-    Raises
-    ------
-    TypeError
-        Complex or non-numeric data.
+    Raises:
+        TypeError: ``x`` is complex or no numbers.
 
-    Examples
-    --------
-    The logistic loss of a right answer with logit 40; the plain form gives 0:
-
-    >>> f"{log1pexp(-40.0):.12e}"
-    '4.248354255292e-18'
-    >>> float(log1pexp(1000.0))
-    1000.0
+    Example: the logistic loss of a right answer; the plain form gives 0, and inf at 1000.
+        >>> f"{log1pexp(-40.0):.12e}"
+        '4.248354255292e-18'
+        >>> float(log1pexp(1000.0))
+        1000.0
     """
     xp, dtype, (x,) = floating(x=x)
     return finish(xp, xp.logaddexp(x, xp.zeros_like(x)), dtype)
@@ -293,25 +230,18 @@ def logit(p: Array) -> Array:
 
     Accuracy in float64: within 3 ulp.
 
-    Parameters
-    ----------
-    p : array of any shape
-        Probabilities.
+    Args:
+        p: probabilities, an array of any shape.
 
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``p``, in nats; ``-inf`` at 0, ``inf`` at 1, NaN outside [0, 1].
 
-    Raises
-    ------
-    TypeError
-        Complex or non-numeric data.
+    Raises:
+        TypeError: ``p`` is complex or no numbers.
 
-    Examples
-    --------
-    >>> f"{logit(0.5 + 2**-50):.12e}"
-    '3.552713678801e-15'
+    Example: near one half the plain form has no digit right.
+        >>> f"{logit(0.5 + 2**-53):.12e}"
+        '4.440892098501e-16'
     """
     xp, dtype, (p,) = floating(p=p)
     # torch.special.logit is log(p / (1 - p)), which has no digit left near 1/2, where p / (1 - p)
@@ -325,29 +255,22 @@ def logit(p: Array) -> Array:
 
 @quiet
 def expit(x: Array) -> Array:
-    r"""Logistic sigmoid, :math:`1 / (1 + e^{-x})`: the inverse of :func:`logit`.
+    r"""Logistic sigmoid, :math:`1 / (1 + e^{-x})`, the inverse of :func:`logit`.
 
     SciPy's and torch's own, behind this module's rules for types.
 
-    Parameters
-    ----------
-    x : array of any shape
-        Log-odds, in nats.
+    Args:
+        x: log-odds in nats, an array of any shape.
 
-    Returns
-    -------
-    array
+    Returns:
         The shape of ``x``.
 
-    Raises
-    ------
-    TypeError
-        Complex or non-numeric data.
+    Raises:
+        TypeError: ``x`` is complex or no numbers.
 
-    Examples
-    --------
-    >>> expit([-1000, 0, 1000]).tolist()
-    [0.0, 0.5, 1.0]
+    Example:
+        >>> expit([-1000, 0, 1000]).tolist()
+        [0.0, 0.5, 1.0]
     """
     xp, dtype, (x,) = floating(x=x)
     special = xp.special if is_torch_namespace(xp) else scipy.special
@@ -400,11 +323,16 @@ def _log_softmax(xp: Any, x: Array, temperature: Array) -> Array:
 
 
 def _map_rows(
-    rowwise: Any, masked: float, x: Array, axis: Axis, temperature: Array, where: Array | None
+    rowwise: Callable[..., Array],
+    masked: float,
+    x: Array,
+    axis: Axis,
+    temperature: Array,
+    where: Array | None,
 ) -> Array:
     xp, dtype, (x,) = floating(x=x)
     axes = resolve_axis(axis, x.ndim)
-    if math.prod(getattr(temperature, "shape", ())) != 1:
+    if tuple(getattr(temperature, "shape", ())) not in ((), (1,)):
         raise ValueError(f"temperature has shape {tuple(temperature.shape)}: expected one number")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature = {temperature}: expected positive and finite")
@@ -447,13 +375,13 @@ def finish(xp: Any, value: Array, dtype: Any) -> Array:
 
 
 def resolve_axis(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """Non-negative, distinct, in the order of the array."""
+    """Non-negative and distinct."""
     if axis is None:
         return tuple(range(ndim))
     axes = tuple(map(operator.index, axis if isinstance(axis, Sequence) else (axis,)))
     if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
         raise ValueError(f"axis = {axis}: expected distinct axes of an array of dimension {ndim}")
-    return tuple(sorted(a % ndim for a in axes))
+    return tuple(a % ndim for a in axes)
 
 
 def _row_order(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:

@@ -106,26 +106,27 @@ def _exact(value: Any) -> Any:
 
 
 def oracle(name: str, *args: Any, **kwargs: Any) -> Any:
-    """The value of a function of :mod:`celib`, to 50 digits, of exactly the floats given.
+    """The value of a function of :mod:`celib`, to 50 digits, for exactly the floats given.
 
     The divergences, the mutual information and the Rényi entropy are those of the floats divided
     by their sum, the other functions those of the floats as they are.
 
-    Parameters
-    ----------
-    name : one of the keys of ``ORACLES``
-    *args, **kwargs : numbers, or one row (for a joint distribution, one matrix) each
-        Lists or arrays of finite numbers, in nats.
+    Args:
+        name: one of the keys of ``ORACLES``.
+        *args, **kwargs: finite numbers, or lists or arrays of them: one row, for a joint
+            distribution one matrix. In nats.
 
-    Returns
-    -------
-    mpmath.mpf, or a list of them
+    Returns:
+        An ``mpmath.mpf``, or a list of them. mpmath rounds further arithmetic to its own working
+        precision, 15 digits unless it is told otherwise.
 
-    Examples
-    --------
-    >>> import mpmath
-    >>> mpmath.nstr(oracle("log_softmax", [0.0, -40.0])[0], 30)
-    '-4.24835425529158898630497784363e-18'
+    Raises:
+        ValueError: the name is unknown.
+
+    Example:
+        >>> import mpmath
+        >>> mpmath.nstr(oracle("log_softmax", [0.0, -40.0])[0], 30)
+        '-4.24835425529158898630497784363e-18'
     """
     if name not in ORACLES:
         raise ValueError(f"name = {name!r}: expected one of {sorted(ORACLES)}")
@@ -138,26 +139,24 @@ def oracle(name: str, *args: Any, **kwargs: Any) -> Any:
 def ulp_error(actual: Any, reference: Any) -> np.ndarray:
     """Distance from a reference, in units in its last place.
 
-    Parameters
-    ----------
-    actual : floating-point number or array
-        float64 unless it is an array of another dtype, which then sets the unit.
-    reference : number, mpmath number or (nested) list of them, of the shape of ``actual``
+    Args:
+        actual: a float or an array; its dtype sets the unit.
+        reference: a number, an mpmath number or a (nested) list of them, of the same shape.
 
-    Returns
-    -------
-    array of float64
-        The shape of ``actual``; 0 where both are NaN or the same infinity, ``inf`` where only one
-        is.
+    Returns:
+        An array of float64 of that shape: 0 where both are NaN or the same infinity, ``inf`` where
+        only one is.
 
-    Examples
-    --------
-    >>> float(ulp_error(1.0 + 2**-52, 1))
-    1.0
-    >>> float(ulp_error(np.float32(1.0) + np.float32(2**-23), 1))
-    1.0
-    >>> ulp_error([0.0, np.inf], [1.0, np.inf]).tolist()
-    [4503599627370496.0, 0.0]
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> float(ulp_error(1.0 + 2**-52, 1))
+        1.0
+        >>> float(ulp_error(np.float32(1.0) + np.float32(2**-23), 1))
+        1.0
+        >>> ulp_error([0.0, np.inf], [1.0, np.inf]).tolist()
+        [4503599627370496.0, 0.0]
     """
     actual = np.asarray(actual)
     actual = actual if actual.dtype.kind == "f" else actual.astype(np.float64)
@@ -179,10 +178,9 @@ def ulp_error(actual: Any, reference: Any) -> np.ndarray:
 def nasty_logits() -> dict[str, list[float]]:
     """Rows of finite logits, each of which breaks some way of computing a softmax or its log.
 
-    Examples
-    --------
-    >>> "offset" in nasty_logits()
-    True
+    Example:
+        >>> nasty_logits()["hidden excess"]
+        [0.0, -40.0]
     """
     return {
         "overflow": [1000.0, 1000.0],
@@ -206,11 +204,9 @@ def nasty_logits() -> dict[str, list[float]]:
 def nasty_distributions() -> dict[str, tuple[list[float], list[float]]]:
     """Pairs of probability vectors, each of which breaks some way of computing a divergence.
 
-    Examples
-    --------
-    >>> p, q = nasty_distributions()["subnormal"]
-    >>> sum(p) == sum(q) == 1
-    True
+    Example:
+        >>> nasty_distributions()["subnormal"]
+        ([0.5, 0.5], [1.0, 5e-324])
     """
     e = 2.0**-40
     return {

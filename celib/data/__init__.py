@@ -6,15 +6,18 @@ function           what it is                               licence
 ``python_topics``  help topics of CPython 3.11.7, one text  PSF-2.0 (file beside it)
 ``sample_image``   two photographs that scikit-learn ships  CC BY 2.0 (its README)
 ``digits``         1797 handwritten digits, 8 by 8 pixels   CC BY 4.0 (UCI, id 80)
+``frameworks``     what other libraries' losses returned    measured here
 =================  =======================================  ==========================
 """
 
 import hashlib
+import json
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
-__all__ = ["digits", "python_topics", "sample_image"]
+__all__ = ["digits", "frameworks", "python_topics", "sample_image"]
 
 # The topics change with every version of CPython, so the book keeps one version of them.
 _TOPICS_SHA256 = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"
@@ -67,3 +70,24 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
     bunch = load_digits()
     return bunch.images.astype(np.int64), bunch.target
+
+
+def frameworks() -> dict[str, dict[str, Any]]:
+    """What the loss functions of JAX and TensorFlow returned, with their versions and the date.
+
+    ``tests/test_frameworks.py`` computes and checks the records.
+
+    Returns:
+        For each framework a dict with ``"date"``, ``"versions"`` and ``"rows"``, and for Keras
+        ``"cases"``. A row has the function's ``"name"``, what it ``"takes"`` in the order of its
+        arguments (z logits, p probabilities, y a vector, c an index), the ``"shape"`` of its result
+        for two examples, and its value when given logits, probabilities and log-probabilities
+        (``"z"``, ``"p"``, ``"l"``): a number, or the name of the exception.
+
+    Example:
+        >>> {row["takes"] for row in frameworks()["tensorflow"]["rows"]} == {"y, z", "c, z"}
+        True
+    """
+    content = files(__name__).joinpath("frameworks.json").read_text("utf-8")
+    records: dict[str, dict[str, Any]] = json.loads(content)
+    return records
