@@ -81,7 +81,7 @@ def projection(family: np.ndarray, same_mean: np.ndarray, p: np.ndarray, best: n
     ax = draw_simplex(["0", "1", "2"])
     ax.plot(*on_simplex(family), color=COLOURS[0], label="exponential family")
     ax.plot(*on_simplex(same_mean), color=COLOURS[1], linestyle="--", label="same mean as $P$")
-    for point, name, offset in ((p, "$P$", (-15, -4)), (best, r"$\hat Q$", (7, 4))):
+    for point, name, offset in ((p, "$P$", (8, 5)), (best, r"$\hat Q$", (7, 4))):
         ax.plot(*on_simplex(point), "o", color="black", markersize=5)
         ax.annotate(name, on_simplex(point), offset, textcoords="offset points")
     ax.legend(loc="upper right")
