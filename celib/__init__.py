@@ -16,7 +16,17 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_SUBJECTS = ("coding", "data", "information", "ngram", "plots", "stable", "testing")
+_SUBJECTS = (
+    "coding",
+    "data",
+    "information",
+    "losses",
+    "ngram",
+    "plots",
+    "stable",
+    "symbolic",
+    "testing",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -157,6 +157,131 @@ class TestAccuracy:
         np.testing.assert_array_equal(softmax(x[::-1])[::-1] > 0, p > 0)
 
 
+def exact_lse(x, weights=None):
+    """As the oracle, but quick for a thousand terms: the largest is taken out first."""
+    with mp.workdps(60):
+        x, a = [mp.mpf(float(t)) for t in x], int(np.argmax(x))
+        w = [mp.mpf(float(t)) for t in (weights if weights is not None else np.ones(len(x)))]
+        rest = mp.fsum(w[j] * mp.exp(t - x[a]) for j, t in enumerate(x) if j != a)
+        return x[a] + (mp.log1p(rest) if w[a] == 1 else mp.log(w[a] + rest))
+
+
+def strained_rows():
+    """Rows in which one term or another of the bound is the largest."""
+    rng = np.random.default_rng(1)
+    yield from random_rows()
+    for _ in range(15):
+        yield np.array([0.1, 0.1 - rng.uniform(0, 40)])
+        yield np.full(rng.integers(2, 300), rng.normal())
+        yield -rng.uniform(0.5, 2) * np.log(np.arange(1, 300))
+        yield rng.normal() - rng.uniform(0, 1) * np.arange(60)
+        yield rng.uniform(-1, 1) * 10.0 ** rng.uniform(-300, 300, 5)
+
+
+def assert_bounded(value, bound, reference):
+    assert abs(mp.mpf(float(value)) - reference) <= mp.mpf(float(bound))
+
+
+class TestBound:
+    def test_theorem(self):
+        """The formula of the docstring from an independent softmax and entropy."""
+        for x in (np.array([0.3, -1.0, 2.5, 2.0]), np.array([3.0, 3.0]), -np.arange(7.0)):
+            value, bound = logsumexp(x, return_bound=True)
+            logs = oracle("log_softmax", x)
+            p = [mp.exp(t) for t in logs]
+            entropy = -mp.fsum(a * b for a, b in zip(p, logs, strict=True))
+            count = entropy - max(logs) + len(x) * (1 - max(p)) + abs(value)
+            assert 1 <= bound / (U * count) < 1.03
+
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+    @pytest.mark.parametrize("array", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+    def test_never_below_the_error(self, dtype, array):
+        top = np.finfo(dtype).max / 2
+        for x in map(np.array, [*strained_rows(), *nasty_logits().values()]):
+            x = x[abs(x) < top].astype(dtype)
+            if x.size:
+                assert_bounded(*logsumexp(array(x), return_bound=True), exact_lse(x))
+
+    @check
+    @given(logits)
+    def test_any(self, x):
+        assert_bounded(*logsumexp(x, return_bound=True), exact_lse(x))
+
+    def test_bfloat16(self):
+        for x in strained_rows():
+            x = torch.tensor(x).to(torch.bfloat16)
+            if x.isfinite().all():
+                assert_bounded(*logsumexp(x, return_bound=True), exact_lse(x.tolist()))
+
+    @check
+    @given(logits, st.integers(0, 2**32), st.sampled_from([np.float64, np.float32]))
+    def test_weights(self, x, seed, dtype):
+        w = np.random.default_rng(seed).choice([1.0, 1e-30, 0.3, 7.0, 1e30], size=x.shape)
+        x, w = x.astype(dtype), w.astype(dtype)
+        found = logsumexp(x, weights=w, return_bound=True)
+        assert_bounded(*found, oracle("logsumexp", x, weights=w))
+
+    @both
+    def test_stays_useful(self, array):
+        """Relative accuracy for a dominant entry; log2 n, not n, for NumPy's long sums."""
+        value, bound = logsumexp(array([0.0, -40.0]), return_bound=True)
+        assert bound < 100 * U * value
+        value, bound = logsumexp(np.zeros(2**20), return_bound=True)
+        assert bound < 100 * U
+        assert logsumexp(array([1e8, 0.0]), return_bound=True)[1] < 1.1 * U * 1e8
+
+    def test_long_sums(self):
+        x = np.random.default_rng(0).normal(size=300_001).astype(np.float32)
+        reference = mp.log(math.fsum(np.exp(x.astype(np.float64))))
+        assert_bounded(*logsumexp(x, return_bound=True), reference)
+        assert_bounded(*logsumexp(torch.from_numpy(x), return_bound=True), reference)
+        value, bound = logsumexp(torch.zeros(2**23), return_bound=True)
+        assert math.isfinite(value)
+        assert bound == inf
+
+    @both
+    def test_special(self, array):
+        rows = array([[0, -inf], [-inf, -inf], [inf, 0], [nan, 0], [0, -800], [1.7e308, -1.7e308]])
+        bound = logsumexp(rows, return_bound=True)[1].tolist()
+        assert 0 < bound[0] < 1e-307
+        assert bound[1:3] == [0, 0]
+        assert math.isnan(bound[3])
+        assert exact_lse([0, -800]) <= bound[4] < 1e-307
+        assert bound[5] < 1e293
+        assert float(logsumexp(array([]), return_bound=True)[1]) == 0
+        assert logsumexp(array([5.0]), return_bound=True)[1] < 6e-16
+        weighted = logsumexp(array([0.0, inf, -inf]), weights=[1, 1, 0], return_bound=True)
+        assert [float(a) for a in weighted] == [inf, 0]
+
+    def test_float16_overflow(self):
+        x, w = np.array([65504, 0], np.float16), np.array([1e20, 1])
+        assert [float(a) for a in logsumexp(x, weights=w, return_bound=True)] == [inf, inf]
+        value, bound = logsumexp(np.full(9, 65504, np.float16), return_bound=True)
+        assert (value, bound) == (65504, inf)
+
+    @both
+    def test_where_axes_and_shapes(self, array):
+        x, mask = array([[1.0, nan, 2.0], [inf, 3.0, 1e300]]), [[1, 0, 1], [0, 1, 0]]
+        found = logsumexp(x, where=np.array(mask, bool), return_bound=True)
+        assert_bounded(found[0][0], found[1][0], exact_lse([1.0, 2.0]))
+        assert found[1].shape == found[0].shape == (2,)
+        x = array(np.random.default_rng(0).normal(size=(3, 4, 5)))
+        value, bound = logsumexp(x, axis=(0, 2), keepdims=True, return_bound=True)
+        assert value.shape == bound.shape == (1, 4, 1)
+        for i in range(4):
+            assert_bounded(
+                value[0, i, 0], bound[0, i, 0], exact_lse(x[:, i, :].reshape(-1).tolist())
+            )
+
+    def test_dtype_and_gradient(self):
+        x = grad_input([1.0, 2.0])
+        value, bound = logsumexp(x, return_bound=True)
+        assert value.requires_grad
+        assert not bound.requires_grad
+        assert logsumexp(x.half(), return_bound=True)[1].dtype == torch.float32
+        assert isinstance(logsumexp([1, 2], return_bound=True)[1], np.float64)
+
+
 class TestSpecialValues:
     """Constants from outside this repository; None where no exact value is asked for."""
 

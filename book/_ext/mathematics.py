@@ -7,6 +7,7 @@ from pathlib import Path
 
 from docutils import nodes
 from py_mini_racer import JSEvalException, MiniRacer
+from shell import built_pages, cut_font
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
@@ -17,8 +18,8 @@ NUMBERED = re.compile(r"\\(begin|end)\{(align|alignat|gather|equation)\}")
 # that no line breaks anew when they arrive.
 FIRST = ("Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular")
 READ_FIRST = """
-for (const font of ["1em KaTeX_Main", "italic 1em KaTeX_Math", "1em KaTeX_Size1", "1em KaTeX_Size2"])
-  document.fonts.load(font);
+document.fonts.load("1em KaTeX_Main"); document.fonts.load("italic 1em KaTeX_Math");
+document.fonts.load("1em KaTeX_Size1"); document.fonts.load("1em KaTeX_Size2");
 """
 OTHER_FORMATS = re.compile(r',url\([^)]*\) format\("(?:woff|truetype)"\)')
 
@@ -71,30 +72,32 @@ def visit_display(self, node):
 
 
 def link_stylesheet(app, pagename, templatename, context, doctree):
-    if app.env.get_domain("math").has_equations(pagename):
+    if 'class="katex"' in context.get("body", ""):
         app.add_css_file("katex/katex.css", priority=400)
         app.add_js_file(None, body=READ_FIRST)
 
 
-def copy_assets(app):
-    """The site gets the stylesheet and the fonts that browsers of today ask for."""
-    if app.builder.format != "html":
+def write_stylesheet(app, exception):
+    """The stylesheet with its fonts, which hold the characters that the pages use."""
+    if exception or app.builder.format != "html":
         return
-    target = Path(app.outdir, "_static", "katex")
+    target = Path(app.outdir, "_static/katex")
     (target / "fonts").mkdir(parents=True, exist_ok=True)
     css = (KATEX / "katex.min.css").read_text("utf-8")
     css = OTHER_FORMATS.sub("", css).replace("@font-face{", "@font-face{font-display:swap;")
-    for name in FIRST:
-        file = f"fonts/KaTeX_{name}.woff2"
-        font = b64encode((KATEX / file).read_bytes()).decode()
-        css = css.replace(f"url({file})", f"url(data:font/woff2;base64,{font})")
+    codes = set(map(ord, built_pages(app)))
+    for font in (KATEX / "fonts").iterdir():
+        cut = target / "fonts" / font.name
+        cut_font(font, cut, codes)
+        if font.stem.removeprefix("KaTeX_") in FIRST:
+            data = b64encode(cut.read_bytes()).decode()
+            css = css.replace(f"fonts/{font.name}", f"data:font/woff2;base64,{data}")
     (target / "katex.css").write_text(css, "utf-8")
-    for file in [*KATEX.glob("fonts/*.woff2"), KATEX / "LICENSE"]:
-        (target / file.relative_to(KATEX)).write_bytes(file.read_bytes())
+    (target / "LICENSE").write_bytes((KATEX / "LICENSE").read_bytes())
 
 
 def setup(app):
     app.add_html_math_renderer("katex", (visit_inline, None), (visit_display, None))
-    app.connect("builder-inited", copy_assets)
     app.connect("html-page-context", link_stylesheet)
+    app.connect("build-finished", write_stylesheet)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

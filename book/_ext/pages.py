@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 def describe(doctree):
     """The first paragraph, cut after a sentence or else after a word."""
-    paragraphs = doctree.findall(nodes.paragraph)
-    first = next((p for p in paragraphs if isinstance(p.parent, nodes.section)), nodes.paragraph())
+    paragraphs = [*doctree.findall(nodes.paragraph), nodes.paragraph()]
+    first = next((p for p in paragraphs if isinstance(p.parent, nodes.section)), paragraphs[0])
     text = " ".join(first.astext().split())
     if len(text) <= LENGTH:
         return text

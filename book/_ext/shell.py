@@ -1,4 +1,4 @@
-"""The theme's shell made light: icon fonts cut to the icons in use, no file that no page loads."""
+"""The site made light: fonts cut to the characters in use, and nothing that no page asks for."""
 
 import re
 import shutil
@@ -16,20 +16,12 @@ ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)
 ICON_CODE = re.compile(r"\\([ef][0-9a-f]{3})\b|([\ue000-\uf8ff])")
 
 
-def icons_in_use(pages, css):
-    classes = set(re.findall(r"\bfa-[a-z0-9-]+", pages))
-    codes = {
-        int(code, 16)
-        for names, code in ICON_RULE.findall(css)
-        if classes & set(re.findall(r"fa-[a-z0-9-]+", names))
-    }
-    for escape, character in ICON_CODE.findall(ICON_RULE.sub("", css)):
-        codes.add(int(escape, 16) if escape else ord(character))
-    return codes
+def built_pages(app):
+    return "".join(file.read_text("utf-8") for file in Path(app.outdir).rglob("*.html"))
 
 
 def cut_font(source, target, codes):
-    options = subset.Options(flavor="woff2", layout_features=[], notdef_outline=True)
+    options = subset.Options(flavor="woff2", notdef_outline=True)
     font = subset.load_font(source, options)
     cutter = subset.Subsetter(options)
     cutter.populate(unicodes=codes)
@@ -43,9 +35,18 @@ def lighten(app, exception):
     static = Path(app.outdir, "_static")
     for file in [file for pattern in UNUSED for file in static.glob(pattern)]:
         shutil.rmtree(file) if file.is_dir() else file.unlink()
-    pages = "".join(file.read_text("utf-8") for file in Path(app.outdir).rglob("*.html"))
+
+    classes = set(re.findall(r"\bfa-[a-z0-9-]+", built_pages(app)))
+    theme = static / "styles/pydata-sphinx-theme.css"
+    theme.write_text(
+        ICON_RULE.sub(
+            lambda rule: rule[0] if classes & set(re.findall(r"fa-[a-z0-9-]+", rule[1])) else "",
+            theme.read_text("utf-8"),
+        ),
+        "utf-8",
+    )
     css = "".join(file.read_text("utf-8") for file in static.rglob("*.css"))
-    codes = icons_in_use(pages, css)
+    codes = {int(escape, 16) if escape else ord(raw) for escape, raw in ICON_CODE.findall(css)}
     for font in FONTS.glob("*.woff2"):
         cut_font(font, static / "vendor/fontawesome/webfonts" / font.name, codes)
 
