@@ -4,6 +4,8 @@ Each subject is a module, loaded when it is first named:
 
 - ``celib.stable``: log-sum-exp, softmax and their kin, without overflow or cancellation
 - ``celib.information``: entropy, cross-entropy, divergences, mutual information
+- ``celib.losses``: the losses of classification, for torch
+- ``celib.symbolic``: softmax, losses and gradients as sympy expressions
 - ``celib.coding``: Huffman and arithmetic codes
 - ``celib.ngram``: a character model of text, whose cross-entropy the book measures
 - ``celib.data``: the data sets of the book, without a download

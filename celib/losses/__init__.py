@@ -1,0 +1,44 @@
+"""Losses of classification, from logits, with the digits and the gradients that they have.
+
+The signatures, shapes and keyword names are those of ``torch.nn.functional``, and where torch
+returns a documented number the defaults return the same. What differs is what torch loses:
+
+- The loss of a confident and right answer keeps full relative accuracy instead of being rounded to
+  0, and so do its first and second derivatives, which are written down, not left to the rules for
+  ``exp`` and ``log``.
+- A logit of ``-inf`` is a class that is masked out. It adds nothing to a loss whose target does
+  not need it, whatever the kind of target, gets a gradient of exactly 0, and no share of the label
+  smoothing. A target that needs it has the loss ``inf``.
+- A logit of ``inf`` is certainty. Several in a row, or a row that is masked out altogether, stand
+  for no distribution: the loss of that row is NaN.
+
+Shapes are always checked; ``validate=True`` checks the values too. On a CPU a bad one raises
+ValueError. On another device nothing waits for the device: the loss of the bad row and its gradient
+are NaN, and its neighbours are untouched. ``validate=False`` skips these checks.
+
+float16 and bfloat16 are computed in float32, reductions included, and rounded once.
+"""
+
+from celib.losses.binary import (
+    binary_cross_entropy_with_logits,
+    multilabel_soft_margin_loss,
+    sigmoid_focal_loss,
+)
+from celib.losses.distillation import distillation_loss
+from celib.losses.multiclass import (
+    cross_entropy,
+    focal_loss,
+    generalized_cross_entropy,
+    symmetric_cross_entropy,
+)
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "distillation_loss",
+    "focal_loss",
+    "generalized_cross_entropy",
+    "multilabel_soft_margin_loss",
+    "sigmoid_focal_loss",
+    "symmetric_cross_entropy",
+]
