@@ -111,7 +111,10 @@ def execute(notebook: NotebookNode) -> None:
         on_cell_start=lambda cell, cell_index: progress(cell_index, len(notebook.cells)),
         resources={"metadata": {"path": str(CHAPTERS)}},
     )
+    metadata = dict(notebook.metadata)
     client.execute()
+    # The client notes the version of the kernel, which is that of this machine.
+    notebook.metadata = nbformat.from_dict(metadata)
 
 
 def progress(done: int, cells: int) -> None:

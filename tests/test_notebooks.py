@@ -62,7 +62,9 @@ def test_notebook_is_made_from_its_text(text):
 
     assert parts(found) == parts(wanted), f"make notebooks NAMES={text.stem}"
     assert found.metadata.celib.code == wanted.metadata.celib.code
-    assert set(found.metadata) == set(wanted.metadata), "metadata of the machine"
+    for metadata in (found.metadata, wanted.metadata):
+        del metadata["celib"]["library"]  # nbval decides whether the outputs still hold
+    assert found.metadata == wanted.metadata, "metadata of the machine"
 
 
 @chapter

@@ -4,9 +4,11 @@ A function takes the arrays that it draws and returns the Axes. ``use_house_styl
 a notebook calls it once.
 """
 
+from celib.plots.calibration import *
 from celib.plots.divergence import *
 from celib.plots.gradients import *
 from celib.plots.information import *
+from celib.plots.likelihood import *
 from celib.plots.losses import *
 from celib.plots.numerics import *
 from celib.plots.softmax import *

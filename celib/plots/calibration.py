@@ -1,0 +1,3 @@
+"""The figures of the chapter on calibration."""
+
+__all__: list[str] = []

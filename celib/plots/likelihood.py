@@ -1,0 +1,3 @@
+"""The figures of the chapter on likelihood."""
+
+__all__: list[str] = []
