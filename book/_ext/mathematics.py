@@ -96,8 +96,16 @@ def write_stylesheet(app, exception):
     (target / "LICENSE").write_bytes((KATEX / "LICENSE").read_bytes())
 
 
+def close_katex(app, exception):
+    """Left to the interpreter's end, closing waits for a thread that Python 3.13 has stopped."""
+    if katex.cache_info().currsize:
+        katex().close()
+        katex.cache_clear()
+
+
 def setup(app):
     app.add_html_math_renderer("katex", (visit_inline, None), (visit_display, None))
     app.connect("html-page-context", link_stylesheet)
+    app.connect("build-finished", close_katex)
     app.connect("build-finished", write_stylesheet)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
