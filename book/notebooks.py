@@ -15,6 +15,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import yaml
+from jupytext.myst import MystMetadataParsingError
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -157,7 +158,7 @@ def main() -> int:
         print(text.stem, end=": ", flush=True)
         try:
             print(make(text, force=arguments.force))
-        except CellExecutionError as error:
+        except (CellExecutionError, MystMetadataParsingError) as error:
             print(f"failed\n{error}")
             failed += 1
     return min(failed, 1)
