@@ -5,6 +5,8 @@ Each subject is a module, loaded when it is first named:
 - ``celib.stable``: log-sum-exp, softmax and their kin, without overflow or cancellation
 - ``celib.information``: entropy, cross-entropy, divergences, mutual information
 - ``celib.losses``: the losses of classification, for torch
+- ``celib.scoring``: proper scores of forecasts, and their decomposition
+- ``celib.calibration``: how far probabilities can be believed, and their repair
 - ``celib.symbolic``: softmax, losses and gradients as sympy expressions
 - ``celib.coding``: Huffman and arithmetic codes
 - ``celib.ngram``: a character model of text, whose cross-entropy the book measures
@@ -19,12 +21,14 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _SUBJECTS = (
+    "calibration",
     "coding",
     "data",
     "information",
     "losses",
     "ngram",
     "plots",
+    "scoring",
     "stable",
     "symbolic",
     "testing",
