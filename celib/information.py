@@ -28,6 +28,7 @@ from celib.stable import (
     logsumexp,
     quiet,
     resolve_axis,
+    sum_tolerance,
     to_rows,
 )
 
@@ -551,7 +552,7 @@ def _joint(joint: Array, validate: bool) -> tuple[Any, Any, Array]:
 
 def _check_probabilities(xp: Any, name: str, p: Array, dtype: Any, axes: tuple[int, ...]) -> None:
     rows = to_rows(xp, p, axes)
-    tolerance = min(rows.shape[-1] * math.sqrt(xp.finfo(dtype).eps), 0.01)
+    tolerance = sum_tolerance(rows.shape[-1], xp.finfo(dtype).eps)
     _check_entries(xp, name, p, 1.0 + tolerance)
     total = xp.sum(rows, axis=-1)
     wrong = xp.abs(total - 1.0) > tolerance

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from celib.stable import sum_tolerance
+
 __all__ = [
     "Decomposition",
     "brier_score",
@@ -417,7 +419,7 @@ def probabilities(name: str, values: ArrayLike) -> NDArray[Any]:
         refuse(name, p, ~((p >= 0.0) & (p <= 1.0)), "a probability in [0, 1]")
     if p.ndim == 2:
         total = p.sum(1, dtype=np.float64)
-        tolerance = min(p.shape[1] * math.sqrt(np.finfo(p.dtype).eps), 0.01)
+        tolerance = sum_tolerance(p.shape[1], float(np.finfo(p.dtype).eps))
         off = np.abs(total - 1.0) > tolerance
         if off.any():
             row = int(off.argmax())

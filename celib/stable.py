@@ -425,6 +425,11 @@ def floating(*, like: Array | None = None, **arrays: Array) -> tuple[Any, Any, l
     return xp, dtype, [xp.astype(a, wide, copy=False) for a in out]
 
 
+def sum_tolerance(outcomes: int, eps: float) -> float:
+    """How far from 1 the sum of that many probabilities, of a dtype with this eps, may be."""
+    return min(outcomes * math.sqrt(eps), 0.01)
+
+
 def finish(xp: Any, value: Array, dtype: Any) -> Array:
     """The result in its own dtype; a NumPy array without axes becomes a scalar."""
     return xp.astype(value, dtype, copy=False)[()]

@@ -40,9 +40,9 @@ def smooth_ece(
 ) -> SmoothECE:
     r"""Mean absolute residual after smoothing (equation ``eq-smooth-ece``).
 
-    :math:`\mathrm{smECE}_s = \int_0^1 \lvert \frac1N \sum_n K_s(t, \hat p_n) (y_n - \hat p_n)
-    \rvert \, dt`, with K the Gaussian kernel of standard deviation s reflected at 0 and 1. It falls
-    as s grows, and the automatic bandwidth is the s that it is equal to.
+    :math:`\mathrm{smECE}_s = \int_0^1 \lvert \frac1N \sum_n \phi_s(t, \hat p_n) (y_n - \hat p_n)
+    \rvert \, dt`, with :math:`\phi_s` the Gaussian kernel of standard deviation s reflected at 0
+    and 1. It falls as s grows, and the automatic bandwidth is the s that it is equal to.
 
     The reflected kernel is the heat kernel of the interval, whose eigenfunctions are cosines: the
     residuals are put on a grid, and each s costs one discrete cosine transform.

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from celib.stable import sum_tolerance
+
 REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -70,7 +72,7 @@ def distributions(
     q = target.movedim(axis, -1).to(z.dtype)
     if not validate:
         return q, None
-    tolerance = min(q.shape[-1] * math.sqrt(torch.finfo(target.dtype).eps), 0.01)
+    tolerance = sum_tolerance(q.shape[-1], torch.finfo(target.dtype).eps)
     bad = ~((target >= 0) & (target <= 1.0 + tolerance))
     check("target", target, bad, "a probability in [0, 1]")
     total = q.detach().sum(-1)
