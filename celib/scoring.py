@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -224,10 +224,15 @@ def decompose(
       subtracted, is what the forecasts know about the outcomes inside the bins. For the Brier
       score they are those of Stephenson et al.
 
+    The Brier score of C classes is a sum over the classes, and so is each of its parts: those of
+    every class against the rest. Their miscalibration is class-wise: it does not see whether whole
+    distributions are right. The other scores are no such sums.
+
     Args:
-        y_true: 0 or 1, shape (N).
-        y_prob: probabilities of class 1, shape (N).
-        rule: "log", "brier" (on the scale from 0 to 1) or "spherical".
+        y_true: classes, integers of shape (N).
+        y_prob: probabilities of class 1 of two, shape (N); for "brier" also of all classes, shape
+            (N, C).
+        rule: "log", "brier" (scaled as by :func:`brier_score`) or "spherical".
         method: "corp" or "binned".
         bins, strategy: as for :func:`celib.calibration.calibration_error`.
         sample_weight: shape (N), at least 0.
@@ -237,7 +242,8 @@ def decompose(
         or an infinite within-bin term unless the bin's mean is 0 or 1 itself ("binned").
 
     Raises:
-        ValueError: as for :func:`log_score`, ``y_prob`` has two axes, or an option is not known.
+        ValueError: as for :func:`log_score`, ``y_prob`` has two axes and ``rule`` is not "brier",
+            or an option is not known.
 
     Source: Dimitriadis, Gneiting and Jordan (2021), doi:10.1073/pnas.2016191118, for CORP;
         Stephenson, Coelho and Jolliffe (2008), doi:10.1175/2007WAF2006116.1, for the bins.
@@ -251,8 +257,15 @@ def decompose(
     _choice("method", method, ("corp", "binned"))
     losses = _losses(rule)
     y, p = _scored(y_true, y_prob)
-    if p.ndim != 1:
-        raise ValueError(f"y_prob has shape {p.shape}, expected (N): the probabilities of class 1")
+    if p.ndim == 2:
+        if rule != "brier":
+            raise ValueError(f"y_prob has shape {p.shape}, expected (N) for rule = {rule!r}")
+        options: dict[str, Any] = {"method": method, "bins": bins, "strategy": strategy}
+        each_class = (
+            decompose(y == k, p[:, k], sample_weight=sample_weight, **options)
+            for k in range(p.shape[1])
+        )
+        return Decomposition(*map(sum, zip(*map(astuple, each_class), strict=True)))
     weight = weights(sample_weight, y.shape[0])
     w = np.full(y.shape, 1.0 / y.size) if weight is None else weight / weight.sum()
 

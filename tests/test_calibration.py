@@ -19,8 +19,9 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 from scipy.stats import norm
 from sklearn.base import clone
-from sklearn.calibration import calibration_curve
+from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -270,6 +271,71 @@ def test_memory_beside_the_input():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < p.nbytes
+
+
+# The squared error without its bias
+
+
+def test_debiased_square_of_every_sample():
+    # Three reports in two bins, with these shares and frequencies.
+    reports, share, rate = [0.1, 0.4, 0.8], np.array([0.5, 0.2, 0.3]), np.array([0.3, 0.2, 0.9])
+    draws = [(p, y) for p in reports for y in (0, 1)]
+    chance = np.stack([share * (1 - rate), share * rate], axis=1).ravel()
+    mean = plug_in = 0.0
+    for sample in product(range(6), repeat=4):
+        p, y = zip(*[draws[k] for k in sample], strict=True)
+        result = calibration_error(y, p, bins=2, norm="l2", resamples=0)
+        mean += chance[list(sample)].prod() * result.debiased_square
+        plug_in += chance[list(sample)].prod() * result.value**2
+    held = np.array([0.7, 0.3])
+    gap = np.array([(0.5 * 0.2 - 0.2 * 0.2) / 0.7, 0.1])
+    # A bin that has one of the four predictions tells nothing.
+    assert mean == pytest.approx(float((held * gap**2) @ (1 - (1 - held) ** 3)), abs=1e-15)
+    assert plug_in > 5 * mean
+
+
+def test_debiased_square_is_the_published_one_for_equal_reports():
+    # The example of the authors' own tests: 1 of 4 at .5, 4 of 5 at .6.
+    p, y = [0.5] * 4 + [0.6] * 5, [1, 0, 0, 0, 1, 1, 1, 1, 0]
+    expected = 4 / 9 * (0.25**2 - 0.25 * 0.75 / 3) + 5 / 9 * (0.2**2 - 0.8 * 0.2 / 4)
+    for norm_ in ("l1", "l2", "max"):
+        result = calibration_error(y, p, bins=[0, 0.55, 1], norm=norm_, resamples=0)
+        assert result.debiased_square == pytest.approx(expected, abs=1e-16)
+    assert calibration_error([1], [0.3], resamples=0).debiased_square == 0.0
+    assert calibration_error([0, 1], [0.5, 0.5], resamples=0).debiased_square == -0.25
+
+
+def test_debiased_square_over_pairs():
+    rng = np.random.default_rng(0)
+    p, y, w = rng.dirichlet(np.ones(3), 60), rng.integers(0, 3, 60), rng.random(60)
+    total = 0.0
+    for k, b in product(range(3), range(5)):
+        inside = np.ceil(5 * p[:, k]) == b + 1
+        r, v = ((y == k) - p[:, k])[inside], w[inside]
+        products, weights = np.outer(v * r, v * r), np.outer(v, v)
+        apart = ~np.eye(r.size, dtype=bool)
+        if r.size > 1:
+            total += v.sum() / w.sum() / 3 * products[apart].sum() / weights[apart].sum()
+    result = calibration_error(y, p, kind="classwise", bins=5, sample_weight=w, resamples=0)
+    assert result.debiased_square == pytest.approx(total, abs=1e-15)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_debiased_square_by_simulation(seed):
+    # Reports with density 2 p that are right with frequency p^2.
+    edges = np.arange(5) / 4
+    held = np.diff(edges**2)
+    gap = np.diff(2 / 3 * edges**3 - edges**4 / 2) / held
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(400):
+        p = rng.beta(2, 1, 100)
+        result = calibration_error(rng.random(100) < p**2, p, bins=4, norm=2, resamples=0)
+        found.append((result.value**2, result.debiased_square))
+    bias = np.mean(found, axis=0) - held @ gap**2
+    error = np.std(found, axis=0) / 20
+    assert bias[0] > 5 * error[0]
+    assert abs(bias[1]) < 3.5 * error[1]
 
 
 # Smooth calibration error
@@ -628,6 +694,25 @@ def test_shapes_and_pipeline(calibrator):
     assert np.median(scores) > -0.7
     copied = pickle.loads(pickle.dumps(clone(binary).fit(odds, hit)))
     np.testing.assert_array_equal(copied.predict_proba(odds), binary.predict_proba(odds))
+
+
+@pytest.mark.parametrize(
+    ("method", "calibrator"),
+    [
+        ("sigmoid", PlattScaling),
+        ("isotonic", IsotonicCalibration),
+        ("temperature", TemperatureScaling),
+    ],
+)
+def test_against_calibrated_classifier(method, calibrator):
+    pixels, digit = load_digits(return_X_y=True)
+    target = digit if method == "temperature" else digit % 2
+    model = LogisticRegression(max_iter=2000).fit(pixels[:300], target[:300])
+    x, y = pixels[300:800], target[300:800]
+    peer = CalibratedClassifierCV(FrozenEstimator(model), method=method).fit(x, y)
+    scores = model.decision_function(x)
+    ours = calibrator().fit(scores, y).predict_proba(scores)
+    np.testing.assert_allclose(ours, peer.predict_proba(x), atol=1e-4)
 
 
 def test_on_a_real_network():

@@ -221,6 +221,44 @@ def test_the_parts_add_up(rule, method, weighted):
         assert parts.discrimination == pytest.approx(again.discrimination, abs=1e-14)
 
 
+EIGHTHS = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2))
+
+
+@given(st.lists(EIGHTHS, min_size=1, max_size=9))
+@fixed
+def test_brier_parts_of_classes(rows):
+    forecasts = [[Fraction(8 - b - c, 8), Fraction(b, 8), Fraction(c, 8)] for b, c, _ in rows]
+    y, n = [k for _, _, k in rows], len(rows)
+    miscalibration = discrimination = uncertainty = Fraction(0)
+    for k in range(3):
+        hits, p = [int(label == k) for label in y], [row[k] for row in forecasts]
+        fitted, rate = pooled(hits, p), Fraction(sum(hits), n)
+        best = sum((fitted[x] - b) ** 2 for x, b in zip(p, hits, strict=True)) / n
+        raw = sum((x - b) ** 2 for x, b in zip(p, hits, strict=True)) / n
+        miscalibration += raw - best
+        discrimination += rate * (1 - rate) - best
+        uncertainty += rate * (1 - rate)
+    floats = np.array(forecasts, dtype=float)
+    parts = decompose(y, floats)
+    assert parts.score == pytest.approx(brier_score(y, floats), abs=1e-15)
+    assert parts.miscalibration == pytest.approx(float(miscalibration), abs=1e-15)
+    assert parts.discrimination == pytest.approx(float(discrimination), abs=1e-15)
+    assert parts.uncertainty == pytest.approx(float(uncertainty), abs=1e-15)
+    parts = decompose(y, floats, method="binned", bins=3)
+    total = parts.miscalibration - parts.discrimination + parts.uncertainty + parts.within_bin
+    assert total == pytest.approx(brier_score(y, floats), abs=2e-15)
+
+
+def test_two_classes_count_twice():
+    rng = np.random.default_rng(0)
+    p, w = rng.random(50), rng.random(50)
+    y = rng.random(50) < p
+    one = decompose(y, p, sample_weight=w)
+    two = decompose(y, np.stack([1 - p, p], axis=1), sample_weight=w)
+    assert two.miscalibration == pytest.approx(2 * one.miscalibration, rel=1e-12)
+    assert two.discrimination == pytest.approx(2 * one.discrimination, rel=1e-12)
+
+
 def test_infinite_log_scores():
     y, p = [1, 0, 0, 1], [0.0, 0.0, 0.05, 1.0]
     corp = decompose(y, p, rule="log")
@@ -283,7 +321,7 @@ def test_edges():
         (lambda: expected_score("log", [0.5, 0.6], [0.5, 0.5]), r"p\[0\] sums to 1.1"),
         (lambda: expected_score("log", [[0.5, 0.5]], [0.5, 0.5]), r"\(1, 2\)"),
         (lambda: expected_score(lambda q: q.sum(), [0.5, 0.5], [0.5, 0.5]), r"shape \(\)"),
-        (lambda: decompose([0], [[0.5, 0.5]]), r"shape \(1, 2\), expected \(N\)"),
+        (lambda: decompose([0], [[0.5, 0.5]], rule="log"), r"\(1, 2\), expected \(N\) for rule"),
         (lambda: decompose([0], [0.5], method="murphy"), "'murphy'"),
         (lambda: decompose([0], [0.5], rule="linear"), "'linear'"),
         (lambda: decompose([0], [0.5], method="binned", bins=0), "bins = 0"),

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from celib.calibration import ReliabilityCurve
 from celib.plots.style import COLOURS
 
 __all__ = [
@@ -70,26 +71,19 @@ def calibration_null(sizes: np.ndarray, mean: np.ndarray, high: np.ndarray) -> A
     return ax
 
 
-def reliability_diagrams(
-    names: Sequence[str],
-    confidence: Sequence[np.ndarray],
-    frequency: Sequence[np.ndarray],
-    low: Sequence[np.ndarray],
-    high: Sequence[np.ndarray],
-) -> Axes:
+def reliability_diagrams(curves: Mapping[str, ReliabilityCurve]) -> Axes:
     """Frequencies against confidence, a panel a model; the range that calibration would allow."""
     words = {"raw": "as trained", "tempered": "with a temperature", "capped": "and a ceiling"}
-    _, panels = plt.subplots(1, len(names), figsize=(6.4, 2.7), sharey=True)
-    for ax, name, x, y, bottom, top in zip(
-        panels, names, confidence, frequency, low, high, strict=True
-    ):
+    _, panels = plt.subplots(1, len(curves), figsize=(6.4, 2.7), sharey=True, squeeze=False)
+    for ax, (name, curve) in zip(panels[0], curves.items(), strict=True):
+        x = curve.mean_prob
         ax.plot([0, 1], [0, 1], color="#666666", linewidth=1, linestyle="--")
-        ax.vlines(x, bottom, top, color=COLOURS[5], linewidth=5, alpha=0.6)
-        ax.plot(x, y, "o", color=COLOURS[1], markersize=4)
+        ax.vlines(x, curve.lower, curve.upper, color=COLOURS[5], linewidth=5, alpha=0.6)
+        ax.plot(x, curve.frequency, "o", color=COLOURS[1], markersize=4)
         ax.set(xlabel="confidence", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        ax.annotate(words.get(name, name), (0.04, 0.93), fontsize=9)
-    panels[0].set_ylabel("share right")
-    first: Axes = panels[0]
+        ax.set_title(words.get(name, name), fontsize=9)
+    first: Axes = panels[0, 0]
+    first.set_ylabel("share right")
     return first
 
 
