@@ -4,9 +4,14 @@ nbval compares every output as text, except PNG. The book's figures are SVG, who
 differ in the last digit from one processor to another: they are compared as numbers.
 """
 
+import os
 import re
+import shutil
 
 from nbval.plugin import IPyNbCell
+
+# Without a GPU the Triton kernels run in the interpreter, which Triton asks for when it is imported.
+os.environ.setdefault("TRITON_INTERPRET", "0" if shutil.which("nvidia-smi") else "1")
 
 # In points, 1/72 inch: far below what an eye sees, far above rounding.
 TOLERANCE = 0.05

@@ -5,6 +5,7 @@ Each subject is a module, loaded when it is first named:
 - ``celib.stable``: log-sum-exp, softmax and their kin, without overflow or cancellation
 - ``celib.information``: entropy, cross-entropy, divergences, mutual information
 - ``celib.losses``: the losses of classification, for torch
+- ``celib.kernels``: the fused kernels of cross-entropy, on a GPU and on a CPU
 - ``celib.scoring``: proper scores of forecasts, and their decomposition
 - ``celib.calibration``: how far probabilities can be believed, and their repair
 - ``celib.symbolic``: softmax, losses and gradients as sympy expressions
@@ -25,6 +26,7 @@ _SUBJECTS = (
     "coding",
     "data",
     "information",
+    "kernels",
     "losses",
     "ngram",
     "plots",

@@ -16,7 +16,8 @@ Shapes are always checked; ``validate=True`` checks the values too. On a CPU a b
 ValueError. On another device nothing waits for the device: the loss of the bad row and its gradient
 are NaN, and its neighbours are untouched. ``validate=False`` skips these checks.
 
-float16 and bfloat16 are computed in float32, reductions included, and rounded once.
+The loss of float16 and bfloat16 logits is computed in float32, and stays so: a gradient is rounded
+once, to the dtype of what it belongs to.
 """
 
 from celib.losses.binary import (
@@ -26,18 +27,22 @@ from celib.losses.binary import (
 )
 from celib.losses.distillation import distillation_loss
 from celib.losses.multiclass import (
+    CrossEntropy,
     cross_entropy,
     focal_loss,
     generalized_cross_entropy,
+    linear_cross_entropy,
     symmetric_cross_entropy,
 )
 
 __all__ = [
+    "CrossEntropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "distillation_loss",
     "focal_loss",
     "generalized_cross_entropy",
+    "linear_cross_entropy",
     "multilabel_soft_margin_loss",
     "sigmoid_focal_loss",
     "symmetric_cross_entropy",

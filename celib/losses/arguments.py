@@ -23,62 +23,92 @@ def floating(name: str, a: Tensor) -> None:
         raise TypeError(f"{name} has dtype {a.dtype}: expected floating-point numbers")
 
 
-def dtypes(*tensors: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
-    """The dtype to compute in, and that of the result."""
-    first, *others = (a.dtype for a in tensors if a is not None)
-    for other in others:
-        first = torch.promote_types(first, other)
-    return torch.promote_types(first, torch.float32), first
+def wide(*tensors: Tensor | None) -> torch.dtype:
+    """The dtype to compute in, which is that of the result: float32, or float64."""
+    dtype = torch.float32
+    for a in tensors:
+        dtype = dtype if a is None else torch.promote_types(dtype, a.dtype)
+    return dtype
 
 
-def logits(input: Tensor, other: Tensor | None) -> tuple[Tensor, torch.dtype]:
+def logits(input: Tensor) -> Tensor:
+    """The logits with their classes last."""
     floating("input", input)
     axis = min(1, input.ndim - 1)
     if input.ndim == 0 or input.shape[axis] == 0:
         shape = tuple(input.shape)
         raise ValueError(f"input has shape {shape}: expected (C), (N, C) or (N, C, d1, ...), C > 0")
-    wide, dtype = dtypes(input, other)
-    return input.movedim(axis, -1).to(wide), dtype
+    return input.movedim(axis, -1)
 
 
 def classes(
-    target: Tensor, z: Tensor, ignore_index: int, validate: bool
+    target: Tensor, shape: torch.Size, count: int, ignore_index: int, validate: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Classes that can be looked up, which targets count, and which are out of range."""
     tensor("target", target)
-    expected, found = tuple(z.shape[:-1]), tuple(target.shape)
+    expected, found = tuple(shape), tuple(target.shape)
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise ValueError(f"target has dtype {target.dtype}: expected classes, of an integer dtype")
     if found != expected:
         raise ValueError(f"target has shape {found}: expected {expected} for classes")
-    y, classes = target.long(), z.shape[-1]
+    y = target.long()
     kept = y != ignore_index
-    wrong = kept & ((y < 0) | (y >= classes))
+    wrong = kept & ((y < 0) | (y >= count))
     if validate:
-        check("target", y, wrong, f"a class from 0 to {classes - 1}, or {ignore_index}")
+        check("target", y, wrong, f"a class from 0 to {count - 1}, or {ignore_index}")
     return torch.where(kept & ~wrong, y, 0), kept, wrong
 
 
 def distributions(
-    target: Tensor, input: Tensor, z: Tensor, validate: bool
-) -> tuple[Tensor, Tensor | None]:
-    if target.shape != input.shape:
-        found, shape = tuple(target.shape), tuple(input.shape)
+    target: Tensor, shape: torch.Size, axis: int, ignore_index: int, validate: bool
+) -> Tensor | None:
+    """Which rows of targets, with C at ``axis`` of their shape, are not probabilities."""
+    if ignore_index >= 0:
+        raise ValueError(f"ignore_index = {ignore_index}: expected classes as target")
+    if target.shape != shape:
+        found, of_classes = tuple(target.shape), tuple(n for i, n in enumerate(shape) if i != axis)
         raise ValueError(
             f"target has shape {found} and dtype {target.dtype}: "
-            f"expected {shape} for probabilities, or {tuple(z.shape[:-1])} and integers for classes"
+            f"expected {tuple(shape)} for probabilities, or {of_classes} and integers for classes"
         )
-    axis = min(1, input.ndim - 1)
-    q = target.movedim(axis, -1).to(z.dtype)
     if not validate:
-        return q, None
-    tolerance = sum_tolerance(q.shape[-1], torch.finfo(target.dtype).eps)
+        return None
+    tolerance = sum_tolerance(shape[axis], torch.finfo(target.dtype).eps)
     bad = ~((target >= 0) & (target <= 1.0 + tolerance))
     check("target", target, bad, "a probability in [0, 1]")
-    total = q.detach().sum(-1)
+    total = target.detach().sum(axis, dtype=wide(target))
     off = ~((total - 1.0).abs() <= tolerance)
     check("the sum of target over classes", total, off, f"1 within {tolerance:.1e}")
-    return q, bad.any(axis) | off
+    return bad.any(axis) | off
+
+
+def layer(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
+    given = {"input": input, "linear_weight": linear_weight, "linear_bias": linear_bias}
+    for name, a in given.items():
+        if a is None:
+            continue
+        floating(name, a)
+        if a.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(f"{name} has dtype {a.dtype}: expected that of input, {input.dtype}")
+    d = input.shape[-1] if input.ndim else 0
+    if linear_weight.ndim != 2 or linear_weight.shape[1] != d or 0 in linear_weight.shape:
+        found, shape = tuple(linear_weight.shape), tuple(input.shape)
+        raise ValueError(
+            f"linear_weight has shape {found}: expected (C, D), C and D above 0, "
+            f"with input of shape (..., D), here {shape}"
+        )
+    if linear_bias is not None and linear_bias.shape != linear_weight.shape[:1]:
+        expected = tuple(linear_weight.shape[:1])
+        raise ValueError(f"linear_bias has shape {tuple(linear_bias.shape)}: expected {expected}")
+
+
+def autocast(
+    x: Tensor, matrix: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Operands of a matrix product, in the dtype that autocast wants for them."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return x.to(dtype), matrix.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def class_weights(
@@ -130,8 +160,9 @@ def number(name: str, value: float, fine: bool, expected: str) -> None:
 
 
 def check(name: str, a: Tensor, wrong: Tensor, expected: str) -> None:
-    # Elsewhere the question would wait for the device: there spoil takes the place of an error.
-    if a.device.type == "cpu" and wrong.any():
+    # Elsewhere the question would wait for the device, and a compiler cannot follow the answer:
+    # there spoil takes the place of an error.
+    if a.device.type == "cpu" and not torch.compiler.is_compiling() and wrong.any():
         index = wrong.nonzero()[0].tolist()
         at = str(index) if index else ""
         raise ValueError(f"{name}{at} = {a[tuple(index)].item()}: expected {expected}")

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from celib.kernels.derivatives import Written, sigmoid, softplus, times
 from celib.losses.arguments import (
     REDUCTIONS,
     check,
-    dtypes,
     factors,
     floating,
     number,
@@ -20,8 +20,8 @@ from celib.losses.arguments import (
     reduce,
     same_shape,
     spoil,
+    wide,
 )
-from celib.losses.derivatives import Written, sigmoid, softplus, times
 
 
 def binary_cross_entropy_with_logits(
@@ -65,12 +65,12 @@ def binary_cross_entropy_with_logits(
         ValueError: target[0] = 5.0: expected a probability in [0, 1]
     """
     one_of("reduction", reduction, REDUCTIONS)
-    z, y, dtype, wrong = _binary("input", input, "target", target, validate)
+    z, y, wrong = _binary("input", input, "target", target, validate)
     v = factors("pos_weight", pos_weight, z.shape, z.dtype, validate)
     w = factors("weight", weight, z.shape, z.dtype, validate)
     loss = _binary_cross_entropy(z, y, v)
     loss = loss if w is None else times(w, loss)
-    return reduce(spoil(loss, wrong), reduction).to(dtype)
+    return reduce(spoil(loss, wrong), reduction)
 
 
 def multilabel_soft_margin_loss(
@@ -107,11 +107,11 @@ def multilabel_soft_margin_loss(
     floating("input", input)
     if input.ndim == 0:
         raise ValueError("input has shape (): expected (..., C)")
-    z, y, dtype, wrong = _binary("input", input, "target", target, validate)
+    z, y, wrong = _binary("input", input, "target", target, validate)
     w = factors("weight", weight, z.shape, z.dtype, validate)
     loss = _binary_cross_entropy(z, y, None)
     loss = spoil(loss if w is None else times(w, loss), wrong)
-    return reduce(loss.sum(-1) / z.shape[-1], reduction).to(dtype)
+    return reduce(loss.sum(-1) / z.shape[-1], reduction)
 
 
 def sigmoid_focal_loss(
@@ -155,11 +155,11 @@ def sigmoid_focal_loss(
     one_of("reduction", reduction, REDUCTIONS)
     number("alpha", alpha, 0 <= alpha <= 1 or alpha == -1, "a number in [0, 1], or -1")
     number("gamma", gamma, 0 <= gamma < math.inf, "a finite number, at least 0")
-    x, t, dtype, wrong = _binary("inputs", inputs, "targets", targets, validate)
+    x, t, wrong = _binary("inputs", inputs, "targets", targets, validate)
     loss = _sigmoid_focal(x, t.detach(), gamma)
     if alpha >= 0:
         loss = times(alpha * t.detach() + (1.0 - alpha) * (1.0 - t.detach()), loss)
-    return reduce(spoil(loss, wrong), reduction).to(dtype)
+    return reduce(spoil(loss, wrong), reduction)
 
 
 class _SigmoidFocal(Written):
@@ -196,13 +196,13 @@ def _binary_cross_entropy(z: Tensor, y: Tensor, v: Tensor | None) -> Tensor:
 
 def _binary(
     name: str, input: Tensor, target_name: str, target: Tensor, validate: bool
-) -> tuple[Tensor, Tensor, torch.dtype, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     floating(name, input)
     same_shape(target_name, target, name, input)
-    wide, dtype = dtypes(input, target if target.is_floating_point() else None)
-    z, y = input.to(wide), target.to(wide)
+    dtype = wide(input, target if target.is_floating_point() else None)
+    z, y = input.to(dtype), target.to(dtype)
     if not validate:
-        return z, y, dtype, None
+        return z, y, None
     wrong = ~((y >= 0) & (y <= 1))
     check(target_name, y, wrong, "a probability in [0, 1]")
-    return z, y, dtype, wrong
+    return z, y, wrong

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from celib.kernels.derivatives import Written, softmax_of, softplus, surprise_of
 from celib.losses.arguments import (
     REDUCTIONS,
     check,
@@ -18,8 +19,8 @@ from celib.losses.arguments import (
     one_of,
     reduce,
     same_shape,
+    wide,
 )
-from celib.losses.derivatives import Written, softmax_of, softplus, surprise_of
 from celib.stable import logsumexp
 
 
@@ -67,15 +68,14 @@ def distillation_loss(
     one_of("reduction", reduction, (*REDUCTIONS, "batchmean"))
     number("temperature", temperature, 0 < temperature < math.inf, "positive and finite")
     floating("teacher_logits", teacher_logits)
-    z, dtype = logits(input, teacher_logits)
     same_shape("teacher_logits", teacher_logits, "input", input)
-    v = teacher_logits.movedim(min(1, input.ndim - 1), -1).to(z.dtype)
+    z, v = (logits(a).to(wide(input, teacher_logits)) for a in (input, teacher_logits))
     if validate:
         check("teacher_logits", teacher_logits, teacher_logits.isnan(), "a number")
     loss = temperature**2 * _divergence(_one_hot_limit(z), _one_hot_limit(v), temperature)
     if reduction == "batchmean":
-        return (loss.sum() / (input.shape[0] if input.ndim > 1 else 1)).to(dtype)
-    return reduce(loss, reduction).to(dtype)
+        return loss.sum() / (input.shape[0] if input.ndim > 1 else 1)
+    return reduce(loss, reduction)
 
 
 class _Divergence(Written):

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from celib.kernels.derivatives import Written, one_minus_exp, surprise_of, times
+from celib.kernels.family import Options
+from celib.kernels.linear import loss_of_all, loss_of_each
+from celib.kernels.operators import rows
 from celib.losses.arguments import (
     REDUCTIONS,
+    autocast,
     class_weights,
     classes,
     distributions,
+    layer,
     logits,
     number,
     one_of,
     reduce,
     spoil,
     tensor,
+    wide,
 )
-from celib.losses.derivatives import Written, one_minus_exp, surprise_of, times
+
+
+class CrossEntropy(NamedTuple):
+    """A loss, and what is known of each row once it is computed."""
+
+    loss: Tensor
+    logsumexp: Tensor  #: of the logits, in nats; 0 where the target is ignored; differentiable
+    correct: Tensor  #: whether no class is likelier than the target; bool
 
 
 def cross_entropy(
@@ -32,35 +46,54 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    scale: float = 1.0,
     mean_over: str | None = None,
+    inplace_backward: bool = False,
+    return_statistics: bool = False,
     validate: bool = True,
-) -> Tensor:
-    r"""Surprise of a softmax at the true class (equation ``eq-loss``).
+) -> Any:
+    r"""Surprise of a softmax at the true class (equations ``eq-loss`` and ``eq-family``).
 
     :math:`\ell = -\sum_k w_k q_k \log \mathrm{softmax}(z)_k`, with q the one-hot or given target.
     Label smoothing :math:`\varepsilon` puts :math:`(1 - \varepsilon) q_k + \varepsilon / |A|` in
-    place of :math:`q_k`, for the classes A that are not masked out.
+    place of :math:`q_k`, for the classes A that are not masked out; a z-loss :math:`\lambda` adds
+    :math:`\lambda (\log \sum_k e^{z_k})^2`.
 
-    Accuracy in float64, for a target of one class y that is the likeliest: within 4 ulp, besides
-    what the rounding of :math:`z_k - z_y` does; the gradient likewise.
+    One pass over the logits, and two for the gradient; nothing of their size is kept but they
+    themselves. On a GPU by Triton, on a CPU by numba if that is installed and by blocks of torch's
+    operations if not: see :mod:`celib.kernels`.
+
+    Accuracy, for a target of one class that is the likeliest: within 4 ulp of the dtype of the
+    loss, besides what the rounding of :math:`z_k - z_y` does; the gradient likewise, before it is
+    rounded to the dtype of ``input``.
 
     Args:
-        input: logits z in nats, shape (C), (N, C) or (N, C, d1, ...).
+        input: logits in nats, shape (C), (N, C) or (N, C, d1, ...). They are left as they are.
+            Rows that are not contiguous are copied once.
         target: classes, integers of the shape of ``input`` without C; or probabilities, floats of
             the shape of ``input``.
         weight: a factor for each class, shape (C), finite and at least 0.
-        ignore_index: a class whose targets are left out: loss 0, gradient 0.
+        ignore_index: a class whose targets are left out: loss 0, gradient 0, whatever the row is.
         reduction: "none", "mean" or "sum".
         label_smoothing: :math:`\varepsilon`, in [0, 1].
+        z_loss: :math:`\lambda`, at least 0. No class weight applies to it.
+        softcap: c > 0 for :math:`z = c \tanh(s x / c)` of inputs x; None for z = s x.
+        scale: s, positive: an inverse temperature.
         mean_over: what a mean divides by. "weight": the sum of the weights of the targets,
             :math:`\sum_k w_k q_k` before smoothing. "count": the number of targets that are not
             ignored. None: torch's way, which is "weight" for classes and "count" for
             probabilities, so that one-hot targets and the classes they stand for disagree.
+        inplace_backward: whether the gradient may replace the values of ``input``, which then must
+            not be a leaf, nor be needed by anything else. The backward pass can run once.
+        return_statistics: whether to return a :class:`CrossEntropy`, of which ``logsumexp`` and
+            ``correct`` have the shape of ``input`` without C.
         validate: whether to check the values of ``target`` and ``weight``.
 
     Returns:
-        A number, or with "none" the shape of ``input`` without C. A mean over nothing is NaN, a
-        sum 0.
+        A number, or with "none" the shape of ``input`` without C; float64 for float64 logits, and
+        else float32. A mean over nothing is NaN, a sum 0; their gradients are 0.
 
     Raises:
         ValueError: a shape or an option is not as above, a class is out of range, a probability is
@@ -77,38 +110,140 @@ def cross_entropy(
         >>> round(cross_entropy(z, torch.tensor([0]), label_smoothing=0.1).item(), 12)
         1.263261687518
     """
+    o = _options(ignore_index, reduction, label_smoothing, z_loss, softcap, scale, mean_over)
+    z, axis = logits(input), min(1, input.ndim - 1)
+    if inplace_backward and input.is_leaf and input.requires_grad:
+        raise ValueError("inplace_backward = True: input is a leaf, whose values would be lost")
+    target, kept, wrong = _targets(target, input.shape, axis, ignore_index, validate)
+    z = z.to(torch.promote_types(z.dtype, target.dtype)) if target.dtype == torch.float64 else z
+    count = z.shape[-1]
+    w = class_weights(weight, count, wide(z), validate)
+    # The kernels want rows whose entries are neighbours: other layouts are copied.
+    x = z.reshape(-1, count)
+    x = x if x.stride(-1) == 1 or count == 1 else x.contiguous()
+    soft = target.is_floating_point()
+    y = target.reshape(-1, count) if soft else target.reshape(-1)
+    loss, lse, share, correct = (a.view(z.shape[:-1]) for a in rows(x, y, w, o, inplace_backward))
+    over = mean_over or ("count" if soft else "weight")
+    loss = reduce(spoil(loss, wrong), reduction, share if over == "weight" else kept)
+    return CrossEntropy(loss, lse, correct) if return_statistics else loss
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    mean_over: str | None = None,
+    chunk_size: int | None = None,
+    return_statistics: bool = False,
+    validate: bool = True,
+) -> Any:
+    r"""Cross-entropy of a linear layer, without the matrix of all its logits.
+
+    The number is that of ``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)``.
+    For a mean or a sum, ``chunk_size`` rows of logits exist at a time, and the gradient is computed
+    with them in three matrix products. With ``reduction="none"`` or ``return_statistics`` it is
+    ``chunk_size`` columns, and four products; for probabilities as targets, all at once. Sums over
+    chunks are kept in float32. Under autocast the matrices are multiplied in its dtype.
+
+    Args:
+        input: shape (D), or (..., D).
+        linear_weight: shape (C, D).
+        target: classes, integers of the shape of ``input`` without D; or probabilities, with C in
+            the place of D.
+        linear_bias: shape (C).
+        chunk_size: at least 1; None for a number that suits the device. The logits take
+            chunk_size * C numbers, or chunk_size * N.
+        weight, ignore_index, reduction, label_smoothing, z_loss, softcap, scale, mean_over,
+            return_statistics, validate: as for :func:`cross_entropy`.
+
+    Returns:
+        As :func:`cross_entropy`, with "none" the shape of ``input`` without D. A derivative of the
+        derivative is computed from all logits at once.
+
+    Raises:
+        ValueError: as for :func:`cross_entropy`, or a shape or dtype of the layer is not as above.
+
+    Source: Wijmans et al. (2024), arXiv:2411.09009, for the problem.
+
+    Example: three chunks, and the number of the whole.
+        >>> x, y = torch.eye(3), torch.tensor([0, 1, 3])
+        >>> round(linear_cross_entropy(x, torch.ones(4, 3), y, chunk_size=1).item(), 6)
+        1.386294
+    """
+    ignore_index = -100 if ignore_index is None else ignore_index
+    ignore = -100 if ignore_index is None else ignore_index
+    o = _options(ignore, reduction, label_smoothing, z_loss, softcap, scale, mean_over)
+    rows_at_once = 1 if chunk_size is None else chunk_size
+    number("chunk_size", rows_at_once, rows_at_once > 0, "at least 1")
+    layer(input, linear_weight, linear_bias)
+    count, axis = len(linear_weight), input.ndim - 1
+    shape = torch.Size((*input.shape[:-1], count))
+    target, kept, wrong = _targets(target, shape, axis, ignore, validate)
+    w = class_weights(weight, count, wide(input), validate)
+    soft = target.is_floating_point()
+    y = target.reshape(-1, count) if soft else target.reshape(-1)
+    x, matrix, bias = autocast(input.reshape(-1, input.shape[-1]), linear_weight, linear_bias)
+    over = mean_over or ("count" if soft else "weight")
+    if reduction != "none" and not return_statistics:
+        total, share = loss_of_all(x, matrix, bias, y, w, o, chunk_size)
+        total = spoil(total, None if wrong is None else wrong.any())
+        counted = share if over == "weight" else kept
+        return total if reduction == "sum" else total / counted.sum()
+    results = (
+        rows(torch.nn.functional.linear(x, matrix, bias), y, w, o)
+        if soft
+        else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
+    )
+    loss, lse, share, correct = (a.view(shape[:-1]) for a in results)
+    loss = reduce(spoil(loss, wrong), reduction, share if over == "weight" else kept)
+    return CrossEntropy(loss, lse, correct) if return_statistics else loss
+
+
+def _options(
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    scale: float,
+    mean_over: str | None,
+) -> Options:
     one_of("reduction", reduction, REDUCTIONS)
     one_of("mean_over", mean_over, (None, "weight", "count"))
     number("label_smoothing", label_smoothing, 0 <= label_smoothing <= 1, "a number in [0, 1]")
+    number("z_loss", z_loss, 0 <= z_loss < math.inf, "a finite number, at least 0")
+    cap = 0.0 if softcap is None else softcap
+    number("softcap", cap, softcap is None or 0 < cap < math.inf, "a positive number, or None")
+    number("scale", scale, 0 < scale < math.inf, "positive and finite")
+    return Options(ignore_index, label_smoothing, z_loss, cap, scale)
+
+
+def _targets(
+    target: Tensor, shape: torch.Size, axis: int, ignore_index: int, validate: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Targets for a kernel, which of them count, and what the kernel cannot see to be wrong.
+
+    ``shape`` is that of the logits, with the classes at ``axis``. Classes stay as they are: a
+    kernel poisons the row of one that does not exist.
+    """
     tensor("target", target)
-    soft = target.is_floating_point()
-    z, dtype = logits(input, target if soft else None)
-    w = class_weights(weight, z.shape[-1], z.dtype, validate)
-    if soft:
-        if ignore_index >= 0:
-            raise ValueError(f"ignore_index = {ignore_index}: expected classes as target")
-        q, wrong = distributions(target, input, z, validate)
-        share = q if w is None else q * w
-        surprise = surprise_of(z)
-        loss = times(share, surprise).sum(-1)
-        kept = torch.ones_like(loss, dtype=torch.bool)
-        share = kept if w is None else share.sum(-1)
-    else:
-        y, kept, wrong = classes(target, z, ignore_index, validate)
-        surprise = surprise_of(torch.where(kept[..., None], z, 0.0))
-        loss = surprise.gather(-1, y[..., None])[..., 0]
-        share = kept
-        if w is not None:
-            share = torch.where(kept, w[y], 0.0)
-            loss = times(share, loss)
-    if label_smoothing > 0:
-        allowed = (z > -math.inf).to(z.dtype)
-        uniform = allowed / allowed.sum(-1, keepdim=True)
-        spread = times(uniform if w is None else uniform * w, surprise).sum(-1)
-        loss = times(1.0 - label_smoothing, loss) + label_smoothing * spread
-    loss = spoil(torch.where(kept, loss, 0.0), wrong)
-    over = mean_over or ("count" if soft else "weight")
-    return reduce(loss, reduction, share if over == "weight" else kept).to(dtype)
+    if target.is_floating_point():
+        wrong = distributions(target, shape, axis, ignore_index, validate)
+        target = target.movedim(axis, -1)
+        return target, torch.ones(target.shape[:-1], device=target.device), wrong
+    sites = torch.Size((*shape[:axis], *shape[axis + 1 :]))
+    _, kept, _ = classes(target, sites, shape[axis], ignore_index, validate)
+    return target, kept, None
 
 
 def focal_loss(
@@ -160,7 +295,7 @@ def focal_loss(
     loss = _focal(surprise, gamma)
     loss = torch.where(kept, loss if w is None else times(share, loss), 0.0)
     total = kept if mean_over == "count" else share
-    return reduce(spoil(loss, wrong), reduction, total).to(input.dtype)
+    return reduce(spoil(loss, wrong), reduction, total)
 
 
 def generalized_cross_entropy(
@@ -200,7 +335,7 @@ def generalized_cross_entropy(
     number("q", q, 0 < q <= 1, "a number in (0, 1]")
     surprise, _, kept, wrong = _surprise_at(input, target, ignore_index, validate)
     loss = torch.where(kept, one_minus_exp(q * surprise) / q, 0.0)
-    return reduce(spoil(loss, wrong), reduction, kept).to(input.dtype)
+    return reduce(spoil(loss, wrong), reduction, kept)
 
 
 def symmetric_cross_entropy(
@@ -247,7 +382,7 @@ def symmetric_cross_entropy(
     number("log_zero", log_zero, -math.inf < log_zero < 0, "a finite number below 0")
     surprise, _, kept, wrong = _surprise_at(input, target, ignore_index, validate)
     loss = times(alpha, surprise) - beta * log_zero * one_minus_exp(surprise)
-    return reduce(spoil(torch.where(kept, loss, 0.0), wrong), reduction, kept).to(input.dtype)
+    return reduce(spoil(torch.where(kept, loss, 0.0), wrong), reduction, kept)
 
 
 class _Focal(Written):
@@ -276,7 +411,7 @@ def _surprise_at(
     input: Tensor, target: Tensor, ignore_index: int, validate: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The surprise at each class that counts, and the results of ``classes``."""
-    z, _ = logits(input, None)
-    y, kept, wrong = classes(target, z, ignore_index, validate)
+    z = logits(input).to(wide(input))
+    y, kept, wrong = classes(target, z.shape[:-1], z.shape[-1], ignore_index, validate)
     surprise = surprise_of(torch.where(kept[..., None], z, 0.0))
     return surprise.gather(-1, y[..., None])[..., 0], y, kept, wrong

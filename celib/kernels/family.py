@@ -1,0 +1,103 @@
+r"""The losses that every kernel computes, as operations that autograd can follow.
+
+From a row x of C numbers come the logits :math:`z = s x`, or :math:`z = c \tanh(s x / c)` with a
+softcap c. A are the classes whose logit is not ``-inf``, q is a row of probabilities or stands for
+one class y, and :math:`\mathrm{lse} = \log \sum_k e^{z_k}`. The loss is (equation ``eq-family``)
+
+.. math:: \ell = (1 - \varepsilon) \sum_k w_k q_k (\mathrm{lse} - z_k)
+    + \frac{\varepsilon}{|A|} \sum_{k \in A} w_k (\mathrm{lse} - z_k) + \lambda\,\mathrm{lse}^2
+
+and its derivative by a logit, for k in A and p the softmax of z,
+
+.. math:: \frac{\partial \ell}{\partial z_k} = p_k (a + 2 \lambda\,\mathrm{lse})
+    - (1 - \varepsilon) w_k q_k - \frac{\varepsilon}{|A|} w_k, \qquad
+    a = (1 - \varepsilon) \sum_k w_k q_k + \frac{\varepsilon}{|A|} \sum_{k \in A} w_k.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from celib.kernels.derivatives import surprise_of, times
+
+
+class Options(NamedTuple):
+    """The numbers that choose a loss of the family."""
+
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    softcap: float = 0.0  # 0 for none
+    scale: float = 1.0
+
+
+def logits(x: Tensor, o: Options) -> Tensor:
+    """z of x, in float32 or float64."""
+    z = x.to(torch.promote_types(x.dtype, torch.float32))
+    if o.scale != 1.0:
+        z = z * o.scale
+    if o.softcap > 0:  # a class that is masked out stays so
+        z = torch.where(z == -math.inf, z, o.softcap * torch.tanh(z / o.softcap))
+    return z
+
+
+def lookup(target: Tensor, classes: int, o: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes that can be looked up, which rows count, and which have no such class."""
+    y = target.long()
+    kept = y != o.ignore_index
+    wrong = kept & ((y < 0) | (y >= classes))
+    return torch.where(kept & ~wrong, y, 0), kept, wrong
+
+
+def reference(
+    x: Tensor, target: Tensor, weight: Tensor | None, o: Options
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The kernels' results by differentiable operations: derivatives of every order, by all inputs.
+
+    Args:
+        x: shape (..., C).
+        target: classes, integers of shape (...), or probabilities, shape (..., C).
+        weight: shape (C), or None.
+
+    Returns:
+        The loss of each row, its lse, the weight of its target, and whether no class is likelier
+        than its target; each of shape (...). The first three are 0 in a row that is ignored.
+    """
+    z = logits(x, o)
+    w = None if weight is None else weight.to(z.dtype)
+    soft = target.is_floating_point()
+    if soft:
+        q = target.to(z.dtype)
+        y, kept = q.argmax(-1), torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+        wrong = ~kept
+    else:
+        y, kept, wrong = lookup(target, z.shape[-1], o)
+    z = torch.where(kept[..., None], z, 0.0)
+    surprise = surprise_of(z)
+    lse = torch.where(kept, log_sum(z, surprise), 0.0)
+    if soft:
+        share = q if w is None else q * w
+        loss, share = times(share, surprise).sum(-1), share.sum(-1)
+    else:
+        share = torch.where(kept, 1.0 if w is None else w[y], 0.0).to(z.dtype)
+        loss = times(share, surprise.gather(-1, y[..., None])[..., 0])
+    if o.label_smoothing > 0:
+        allowed = (z > -math.inf).to(z.dtype)
+        uniform = allowed / allowed.sum(-1, keepdim=True)
+        spread = times(uniform if w is None else uniform * w, surprise).sum(-1)
+        loss = times(1.0 - o.label_smoothing, loss) + o.label_smoothing * spread
+    if o.z_loss > 0:
+        loss = loss + o.z_loss * lse * lse
+    loss = torch.where(kept, loss, 0.0) * torch.where(wrong, math.nan, 1.0).to(z.dtype)
+    correct = kept & ~wrong & (z.gather(-1, y[..., None])[..., 0] == z.amax(-1))
+    return loss, lse, share, correct
+
+
+def log_sum(z: Tensor, surprise: Tensor) -> Tensor:
+    """Log-sum-exp, from the surprise at the likeliest class, which is small, and its logit."""
+    at = z.argmax(-1, keepdim=True)
+    return (surprise.gather(-1, at) + z.gather(-1, at))[..., 0]

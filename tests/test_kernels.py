@@ -1,0 +1,903 @@
+"""celib.kernels, every kernel on the same inputs, against float64 and against 50 digits.
+
+The Triton kernels run on the GPU where there is one and in Triton's interpreter elsewhere. Tests
+that need a GPU carry the marker ``gpu`` and say so where they are skipped. A number in the name of
+a test refers to a failure that was found in a published kernel: see the end.
+"""
+
+import importlib
+import importlib.util
+import itertools
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import mpmath as mp
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import grad, gradcheck, gradgradcheck
+
+from celib.kernels import linear, operators, with_aten
+from celib.kernels.family import Options, reference
+from celib.losses import cross_entropy, linear_cross_entropy
+
+inf, nan = math.inf, math.nan
+HAS_GPU = torch.cuda.is_available()
+# Dividing by zero and the like raise no flag on a GPU.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+
+KERNELS = {
+    name: importlib.import_module(f"celib.kernels.with_{name}")
+    for name in ("aten", "numba", "triton")
+    if name == "aten" or importlib.util.find_spec(name)
+}
+DEVICES = {"aten": "cpu", "numba": "cpu", "triton": "cuda" if HAS_GPU else "cpu"}
+PLAIN = Options()
+SMOOTH = Options(label_smoothing=0.125)
+EVERY = Options(label_smoothing=0.1, z_loss=0.01, softcap=5.0, scale=0.5)
+
+
+@pytest.fixture(params=DEVICES)
+def kernel(request):
+    name = request.param
+    if name not in KERNELS:
+        pytest.skip(f"{name} is not installed")
+    with operators.using(KERNELS[name]), torch.device(DEVICES[name]):
+        yield name
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def normal(*shape, seed=0, size=3.0, **options):
+    generator = torch.Generator().manual_seed(seed)
+    values = size * torch.randn(*shape, generator=generator, device="cpu", dtype=torch.float64)
+    return values.to(torch.empty(0).device).to(options.get("dtype", torch.float32))
+
+
+def classes(n, c, seed=0):
+    values = torch.randint(c, (n,), generator=torch.Generator().manual_seed(seed), device="cpu")
+    return values.to(torch.empty(0).device)
+
+
+def run(x, target, weight=None, o=PLAIN, g_loss=None, g_lse=None):
+    """Loss, lse, share, correct and the gradient, by the operators."""
+    x = x.detach().clone().requires_grad_()
+    loss, lse, share, correct = operators.rows(x, target, weight, o)
+    g_loss = torch.ones_like(loss) if g_loss is None else g_loss.to(loss.dtype)
+    g_lse = torch.zeros_like(loss) if g_lse is None else g_lse.to(loss.dtype)
+    (dx,) = grad((loss, lse), x, (g_loss, g_lse))
+    return loss.detach(), lse.detach(), share, correct, dx
+
+
+def exact(x, target, weight=None, o=PLAIN, g_loss=None, g_lse=None):
+    """The same in float64 by autograd, of the inputs as rounded."""
+    x = x.detach().double().requires_grad_()
+    target = target.double() if target.is_floating_point() else target
+    weight = None if weight is None else weight.double()
+    loss, lse, share, correct = reference(x, target, weight, o)
+    g_loss = torch.ones_like(loss) if g_loss is None else g_loss.double()
+    g_lse = torch.zeros_like(loss) if g_lse is None else g_lse.double()
+    (dx,) = grad((loss, lse), x, (g_loss, g_lse))
+    return loss.detach(), lse.detach(), share, correct, dx
+
+
+def error(found, wanted):
+    """The largest error, relative to the largest entry."""
+    found, wanted = found.double(), wanted.double()
+    same = (found == wanted) | (found.isnan() & wanted.isnan())
+    return torch.where(same, 0.0, (found - wanted).abs()).max() / wanted[
+        wanted.isfinite()
+    ].abs().max().clamp(min=1e-300)
+
+
+# The numba kernel is for float32 and classes without the options that TestDispatch names.
+general = pytest.mark.parametrize("kernel", ["aten", "triton"], indirect=True)
+
+
+GRID = [
+    Options(label_smoothing=e, z_loss=z, softcap=c, scale=s)
+    for e, z, (c, s) in itertools.product((0.0, 0.1, 1.0), (0.0, 0.01), ((0.0, 1.0), (5.0, 0.5)))
+]
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+COMBINATIONS = [
+    pytest.param(name, o, soft, id=f"{name}-{'soft' if soft else 'hard'}-{tuple(o[1:])}")
+    for name, o, soft in itertools.product(DEVICES, GRID, (False, True))
+    if name != "numba" or (o in (PLAIN, Options(z_loss=0.01)) and not soft)
+]
+
+
+class TestFamily:
+    """Every combination of options, against float64."""
+
+    @pytest.mark.parametrize("weighted", [False, True], ids=["even", "weighted"])
+    @pytest.mark.parametrize(("kernel", "o", "soft"), COMBINATIONS, indirect=["kernel"])
+    def test_against_float64(self, kernel, o, weighted, soft):
+        x, y = normal(11, 37), classes(11, 37)
+        x[1, 5] = x[2, :20] = -inf
+        y[3] = o.ignore_index
+        w = torch.rand(37, generator=None) if weighted else None
+        target = normal(11, 37, seed=1).softmax(-1) if soft else y
+        g = torch.rand(2, 11)
+        found, wanted = (f(x, target, w, o, *g) for f in (run, exact))
+        for a, b in zip(found, wanted, strict=True):
+            assert error(a, b) < 5e-7
+        assert torch.equal(found[3], wanted[3])
+
+    def test_reference_against_the_formula(self):
+        # The family in 50 digits, written from the formula, for the reference of all other tests.
+        x, w = normal(4, 5, dtype=torch.float64), torch.tensor([0.5, 1.0, 2.0, 0.0, 3.0])
+        for o, q in itertools.product(GRID, (normal(4, 5, seed=1).softmax(-1), classes(4, 5))):
+            loss, lse, _, _ = reference(x, q.double() if q.ndim == 2 else q, w.double(), o)
+            hot = q.double() if q.ndim == 2 else F.one_hot(q, 5).double()
+            for i in range(4):
+                z = [mp.mpf(a) * o.scale for a in x[i].tolist()]
+                z = [o.softcap * mp.tanh(a / o.softcap) for a in z] if o.softcap else z
+                total = mp.log(mp.fsum(map(mp.exp, z)))
+                surprise = [total - a for a in z]
+                mixed = [
+                    (1 - o.label_smoothing) * b + o.label_smoothing / 5 for b in hot[i].tolist()
+                ]
+                wanted = mp.fsum(
+                    a * b * c for a, b, c in zip(w.tolist(), mixed, surprise, strict=True)
+                )
+                wanted += o.z_loss * total**2
+                assert loss[i].item() == pytest.approx(float(wanted), rel=1e-13)
+                assert lse[i].item() == pytest.approx(float(total), rel=1e-13)
+
+
+def ulps(found, wanted):
+    # In units of the last place of float32, of the exact value, where it is a normal number.
+    found = torch.where(wanted.abs() < 2.0**-120, wanted, found.double())
+    unit = torch.exp2(torch.floor(torch.log2(wanted.abs().clamp(min=2.0**-126))) - 23)
+    return ((found.double() - wanted).abs() / unit).max().item()
+
+
+class TestAccuracy:
+    def test_03_offset(self, kernel):
+        # Rounded inputs are the inputs: what a common offset takes away is taken from both.
+        for c in (0.0, 1e2, 1e4, 1e6, 2.0**24):
+            x, y = normal(8, 3000) + c, classes(8, 3000)
+            found, wanted = run(x, y), exact(x, y)
+            assert ulps(found[0], wanted[0]) <= 4
+            assert error(found[4], wanted[4]) < 5e-7
+
+    def test_loss_within_4_ulp(self, kernel):
+        # On a grid of 1/64, where differences of logits are exact.
+        gaps = torch.cat([torch.linspace(0.0, 80.0, 41), -torch.linspace(0.5, 80.5, 41)])
+        x = (normal(82, 300) * 64).round() / 64
+        x[:, 7] = x.amax(-1) + gaps
+        y = torch.full((82,), 7)
+        found, wanted = run(x, y), exact(x, y)
+        assert ulps(found[0], wanted[0]) <= 4
+        # Each entry of the gradient has its digits, the target's too, however close p is to 1.
+        assert ulps(found[4], wanted[4]) <= 8
+
+    @general
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("p", [0.9, 0.99, 0.999, 0.9999])
+    def test_04_p_minus_1(self, kernel, p, dtype):
+        x = torch.zeros(4, 64)
+        x[:, 0] = math.log(63 * p / (1 - p))
+        x = x.to(dtype)
+        y = torch.zeros(4, dtype=torch.long)
+        found, wanted = run(x, y)[4][:, 0], exact(x, y)[4][:, 0]
+        assert found.dtype == dtype
+        # Rounded once; the interpreter cuts bfloat16 off, which is twice as wrong.
+        assert (found.double() / wanted - 1).abs().max() < 2 * torch.finfo(dtype).eps
+
+    @pytest.mark.parametrize(
+        ("kernel", "dtype"),
+        [("numba", torch.float32), *itertools.product(("aten", "triton"), DTYPES)],
+        indirect=["kernel"],
+    )
+    def test_no_worse_than_torch(self, kernel, dtype):
+        for c in (3, 300, 5000):
+            x, y = normal(16, c, seed=c).to(dtype), classes(16, c)
+            loss, _, _, _, dx = run(x, y)
+            a = x.clone().requires_grad_()
+            b = F.cross_entropy(a, y, reduction="none")
+            (db,) = grad(b.sum(), a)
+            wanted = exact(x, y)
+            for mine, peer, w in ((loss, b, wanted[0]), (dx, db, wanted[4])):
+                unit = torch.finfo(mine.dtype).eps
+                assert error(mine, w) <= 1.5 * error(peer, w) + unit
+
+
+# Rows on which kernels fail, and the class that is the target.
+NASTY = {
+    "masked first": ([-inf] * 2500 + [1.0, 2.0, 0.5], 2501),
+    "masked but the target": ([-inf] * 40 + [3.0] + [-inf] * 9, 40),
+    "masked target": ([1.0, -inf, 2.0], 1),
+    "all masked": ([-inf] * 5, 2),
+    "certain": ([0.0, inf, 3.0], 1),
+    "certain elsewhere": ([0.0, inf, 3.0], 2),
+    "certain twice": ([inf, inf, 3.0], 1),
+    "certain twice elsewhere": ([inf, inf, 3.0], 2),
+    "nan": ([0.0, nan, 1.0], 0),
+    "negative nan": ([0.0, -nan, 1.0], 0),
+    "nan target": ([0.0, nan, 1.0], 1),
+    "nan and inf": ([0.0, nan, inf], 0),
+    "one class": ([5.0], 0),
+    "two equal": ([7.0, 7.0], 1),
+    "huge": ([1e38, -1e38, 1e38], 0),
+    "far": ([0.0, 200.0, -200.0], 0),
+    "subnormal loss": ([0.0, -95.0], 0),
+}
+
+
+class TestNastyRows:
+    @pytest.mark.parametrize("name", NASTY)
+    @pytest.mark.parametrize(
+        ("kernel", "o", "soft"),
+        [
+            ("numba", PLAIN, False),
+            *itertools.product(("aten", "triton"), (PLAIN, SMOOTH), (False, True)),
+        ],
+        indirect=["kernel"],
+    )
+    def test_01_rows(self, kernel, name, o, soft):
+        row, y = NASTY[name]
+        x, target = torch.tensor([row, row[::-1]]), torch.tensor([y, len(row) - 1 - y])
+        target = F.one_hot(target, len(row)).float() if soft else target
+        found, wanted = run(x, target, None, o), exact(x, target, None, o)
+        for a, b in zip(found[:2], wanted[:2], strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=3e-7, atol=2e-38, equal_nan=True)
+        if wanted[0].isfinite().all():
+            torch.testing.assert_close(found[4].double(), wanted[4], rtol=1e-6, atol=2e-7)
+            assert torch.equal(found[3], wanted[3])
+        if name != "all masked":  # of which the gradient may be 0
+            assert torch.equal(found[0].isnan(), found[4].isnan().any(-1))
+
+    def test_26_ignored_rows_may_hold_anything(self, kernel):
+        x, y = normal(4, 5), torch.tensor([0, -100, -100, 1])
+        for bad in (nan, inf, -inf):
+            x[1], x[2, 1:3] = bad, bad
+            loss, lse, share, correct, dx = run(x, y)
+            assert (loss[1:3] == 0).all()
+            assert (dx[1:3] == 0).all()
+            assert (lse[1:3] == 0).all()
+            assert not correct[1:3].any()
+            assert share.tolist() == [1, 0, 0, 1]
+            alone = run(x[[0, 3]], y[[0, 3]])
+            assert torch.equal(dx[[0, 3]], alone[4])
+
+    @pytest.mark.parametrize("bad", [-1, 5, 5 + 10**9, 2**40])
+    def test_16_out_of_range(self, kernel, bad):
+        x, y = normal(4, 5), torch.tensor([0, 1, 2, 3])
+        wanted = run(x, y)
+        y[2] = bad
+        loss, lse, _, correct, dx = run(x, y)
+        assert loss.isnan().tolist() == [False, False, True, False]
+        assert dx.isnan().all(-1).tolist() == [False, False, True, False]
+        assert not correct[2]
+        rest = [0, 1, 3]
+        assert torch.equal(dx[rest], wanted[4][rest])
+        assert torch.equal(loss[rest], wanted[0][rest])
+        assert lse[2].isnan()
+
+    @pytest.mark.parametrize("c", [31, 32, 33, 123, 1023, 1025, 4095, 4097])
+    @pytest.mark.parametrize(
+        ("kernel", "o"),
+        [("numba", PLAIN), *itertools.product(("aten", "triton"), (PLAIN, EVERY))],
+        indirect=["kernel"],
+    )
+    def test_02_23_padding(self, kernel, o, c):
+        # Beside the row stands what a kernel must not see, and the softcap must not make of it.
+        wide = normal(3, c + 9)
+        wide[:, c:] = 1e4
+        x, y = wide[:, :c], classes(3, c)
+        for a, b in zip(run(x, y, None, o), exact(x, y, None, o), strict=True):
+            assert error(a, b) < 5e-7
+
+    @general
+    def test_softcap_leaves_masks(self, kernel):
+        x = torch.tensor([[1.0, -inf, 3.0]])
+        loss, _, _, _, dx = run(x, torch.tensor([0]), None, Options(softcap=2.0))
+        alone = run(x[:, [0, 2]], torch.tensor([0]), None, Options(softcap=2.0))
+        assert loss.item() == alone[0].item()
+        assert dx[0, 1] == 0
+
+    def test_24_degenerate_shapes(self, kernel):
+        for n, c in ((0, 5), (1, 1), (1, 2), (3, 1)):
+            loss, lse, _, _, dx = run(normal(n, c), torch.zeros(n, dtype=torch.long))
+            assert loss.shape == lse.shape == (n,)
+            assert dx.shape == (n, c)
+            assert c > 1 or (dx == 0).all()
+
+
+class TestLayout:
+    def test_06_logits_are_left_alone(self, kernel):
+        x, y = normal(6, 50), classes(6, 50)
+        before = x.clone()
+        run_on = x.requires_grad_()
+        loss, *_ = operators.rows(run_on, y, None, Options())
+        loss.sum().backward()
+        assert torch.equal(x.detach(), before)
+        again, *_ = operators.rows(run_on, y, None, Options())
+        assert torch.equal(again, loss)
+
+    def test_in_place_gradient(self, kernel):
+        x, y = normal(6, 50), classes(6, 50)
+        wanted = run(x, y)[4]
+        leaf = x.clone().requires_grad_()
+        logits = leaf * 1.0
+        cross_entropy(logits, y, reduction="sum", inplace_backward=True).backward()
+        assert torch.equal(leaf.grad, wanted)
+        assert torch.equal(logits.detach(), wanted)
+        logits = leaf * 1.0
+        loss = cross_entropy(logits, y, inplace_backward=True)
+        loss.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="inplace operation"):
+            loss.backward()
+        with pytest.raises(ValueError, match="inplace_backward = True: input is a leaf"):
+            cross_entropy(leaf, y, inplace_backward=True)
+
+    def test_strides(self, kernel):
+        x, y = normal(5, 40), classes(5, 40)
+        wanted = run(x, y)
+        wide = torch.zeros(5, 64)
+        wide[:, :40] = x
+        columns = torch.empty(40, 5).T.copy_(x)
+        for view in (wide[:, :40], columns, x[[0]].expand(5, -1)):
+            leaf = view.detach().requires_grad_()
+            loss = cross_entropy(leaf, y, reduction="none")
+            (dx,) = grad(loss.sum(), leaf)
+            if view.stride(0):
+                assert torch.equal(loss, wanted[0])
+                assert torch.equal(dx, wanted[4])
+            else:
+                assert torch.equal(loss, run(view.contiguous(), y)[0])
+
+    @pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 7, 4), (2, 7, 3, 2)])
+    def test_classes_at_1(self, kernel, shape):
+        x = normal(*shape, dtype=torch.float32)
+        axis = min(1, len(shape) - 1)
+        sites = [n for i, n in enumerate(shape) if i != axis]
+        y = classes(math.prod(sites), 7).reshape(sites)
+        for reduction in ("none", "mean", "sum"):
+            a, b = (x.clone().requires_grad_() for _ in range(2))
+            found = cross_entropy(a, y, reduction=reduction)
+            wanted = F.cross_entropy(b, y, reduction=reduction)
+            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                grad(found.sum(), a)[0], grad(wanted.sum(), b)[0], rtol=1e-5, atol=1e-7
+            )
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+    def test_25_targets_at_odd_addresses(self, kernel, dtype):
+        x, y = normal(9, 20), classes(10, 20).to(dtype)
+        assert torch.equal(run(x, y[1:])[4], run(x, y[1:].clone())[4])
+        assert torch.equal(run(x, y[1:])[0], run(x, y[1:].long())[0])
+
+    def test_18_same_bits(self, kernel):
+        x, y, w = normal(8, 777), classes(8, 777), torch.rand(777)
+        first = run(x, y, w)
+        for _ in range(9):
+            assert all(torch.equal(a, b) for a, b in zip(run(x, y, w), first, strict=True))
+
+    def test_threads(self):
+        # Large enough to be shared among threads; called from several threads at once.
+        x, y = normal(300, 700), classes(300, 700)
+        threads = torch.get_num_threads()
+        wanted, results = run(x, y), [None] * 4
+
+        def work(i):
+            results[i] = run(x, y)
+
+        try:
+            torch.set_num_threads(3)
+            workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+        finally:
+            torch.set_num_threads(threads)
+        for found in results:
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+class TestAutograd:
+    def test_08_any_upstream(self, kernel):
+        x, y = normal(9, 30), classes(9, 30)
+        g = torch.rand(9)
+        assert error(run(x, y, g_loss=g)[4], exact(x, y, g_loss=g)[4]) < 5e-7
+        spread = torch.tensor(0.7).expand(9)  # stride 0
+        assert torch.equal(run(x, y, g_loss=spread)[4], run(x, y, g_loss=spread.contiguous())[4])
+
+    def test_07_backward_again(self, kernel):
+        x, y = normal(9, 30).requires_grad_(), classes(9, 30)
+        loss = cross_entropy(x, y)
+        once = grad(loss, x, retain_graph=True)[0]
+        for times in (1, 2, 3):
+            loss.backward(retain_graph=True)
+            torch.testing.assert_close(x.grad, times * once)
+
+    @pytest.mark.parametrize("o", [Options(), EVERY], ids=["plain", "every"])
+    def test_07_double_backward(self, o):
+        x, y = normal(3, 4, dtype=torch.float64), torch.tensor([0, -100, 3])
+        w = torch.tensor([1.0, 0.5, 2.0, 1.0], dtype=torch.float64)
+        for target in (y, normal(3, 4, seed=1, dtype=torch.float64).softmax(-1)):
+
+            def both(x, target=target):
+                return operators.rows(x, target, w, o)[:2]
+
+            x = x.requires_grad_()
+            assert gradcheck(both, x)
+            assert gradgradcheck(both, x)
+
+    def test_by_target_and_weight(self):
+        x, w = normal(3, 4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+        q = normal(3, 4, seed=1, dtype=torch.float64).softmax(-1)
+        inputs = [a.requires_grad_() for a in (x, q, w)]
+        assert gradcheck(lambda x, q, w: operators.rows(x, q, w, EVERY)[0], inputs)
+
+    def test_logsumexp_is_differentiable(self, kernel):
+        x, y = normal(5, 20).requires_grad_(), torch.tensor([0, 1, 2, -100, 4])
+        found = cross_entropy(x, y, return_statistics=True)
+        kept = y != -100
+        torch.testing.assert_close(found.logsumexp[kept], x.logsumexp(-1)[kept])
+        (dx,) = grad(found.logsumexp.sum(), x)
+        torch.testing.assert_close(dx[kept], x.softmax(-1)[kept])
+        assert (dx[~kept] == 0).all()
+        assert torch.equal(found.correct, (x.argmax(-1) == y) & kept)
+
+    @general
+    def test_statistics_of_probabilities(self, kernel):
+        x, q = normal(40, 20), normal(40, 20, seed=1).softmax(-1)
+        assert torch.equal(run(x, q)[3], x.argmax(-1) == q.argmax(-1))
+
+    @pytest.mark.parametrize(
+        ("smoothing", "weighted", "ignored", "reduction"),
+        list(itertools.product((0.0, 0.3), (False, True), (False, True), ("none", "mean", "sum"))),
+    )
+    @general
+    def test_10_as_torch(self, kernel, smoothing, weighted, ignored, reduction):
+        x, y = normal(7, 9), classes(7, 9)
+        w = torch.rand(9) if weighted else None
+        y = torch.where(torch.arange(7) < 3, -100, y) if ignored else y
+        options = {"label_smoothing": smoothing, "reduction": reduction}
+        a, b = x.clone().requires_grad_(), x.double().requires_grad_()
+        found = cross_entropy(a, y, w, **options)
+        wanted = F.cross_entropy(b, y, None if w is None else w.double(), **options)
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            grad(found.sum(), a)[0].double(), grad(wanted.sum(), b)[0], rtol=1e-5, atol=1e-6
+        )
+
+    @pytest.mark.parametrize(("reduction", "value"), [("none", 0.0), ("sum", 0.0), ("mean", nan)])
+    def test_09_all_ignored(self, kernel, reduction, value):
+        x, y = normal(3, 4).requires_grad_(), torch.full((3,), -100)
+        loss = cross_entropy(x, y, reduction=reduction)
+        assert loss.isnan().all() if math.isnan(value) else (loss == value).all()
+        assert (grad(loss.sum(), x)[0] == 0).all()
+
+    @general
+    def test_11_smoothing_beyond_underflow(self, kernel):
+        x = torch.tensor([[0.0, -300.0, -150.0]])
+        loss = cross_entropy(x, torch.tensor([0]), label_smoothing=0.3)
+        assert loss.item() == pytest.approx(0.1 * 450.0, rel=1e-6)
+
+    @general
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_17_loss_is_float32(self, kernel, dtype):
+        x, y = normal(5, 6).to(dtype), classes(5, 6)
+        assert cross_entropy(x, y).dtype == torch.float32
+        assert run(x, y)[4].dtype == dtype
+
+
+class TestCompiler:
+    """What torch.compile and its kin see of the operators."""
+
+    def test_13_14_full_graph(self):
+        y = torch.where(torch.arange(6) % 2 == 0, -100, classes(6, 5))
+
+        def loss(x, y):
+            a, lse, _ = cross_entropy(x, y, return_statistics=True)
+            return a + lse.square().mean(), cross_entropy(x, y, reduction="none", z_loss=0.1)
+
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        a, b = (normal(6, 5).requires_grad_() for _ in range(2))
+        for found, wanted in zip(compiled(a, y), loss(b, y), strict=True):
+            torch.testing.assert_close(found, wanted)
+            (da,) = grad(found.sum(), a, retain_graph=True)
+            torch.testing.assert_close(da, grad(wanted.sum(), b, retain_graph=True)[0])
+
+    def test_13_linear_full_graph(self):
+        x, matrix, y = normal(6, 4), normal(5, 4, seed=1), classes(6, 5)
+
+        def loss(x, matrix):
+            each = linear_cross_entropy(x, matrix, y, reduction="none").sum()
+            return each + linear_cross_entropy(x, matrix, y, chunk_size=2)
+
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        inputs = [x.requires_grad_(), matrix.requires_grad_()]
+        torch.testing.assert_close(compiled(*inputs), loss(*inputs))
+        for a, b in zip(grad(compiled(*inputs), inputs), grad(loss(*inputs), inputs), strict=True):
+            torch.testing.assert_close(a, b)
+
+    @pytest.mark.parametrize("soft", [False, True], ids=["classes", "probabilities"])
+    def test_opcheck(self, soft):
+        x = normal(4, 5).requires_grad_()
+        target = normal(4, 5, seed=1).softmax(-1) if soft else classes(4, 5)
+        torch.library.opcheck(operators.cross_entropy, (x, target, None, *Options(), False))
+        w = normal(5, 3, seed=2).requires_grad_()
+        a = normal(4, 3, seed=3).requires_grad_()
+        arguments = (a, w, None, target, None, *Options())
+        torch.library.opcheck(linear.linear_cross_entropy, (*arguments, 2, True, True, False))
+        if not soft:
+            torch.library.opcheck(linear.linear_cross_entropy_by_class, (*arguments, 2))
+
+    def test_13_meta(self):
+        # A tensor without values: whatever waits for one raises.
+        x = torch.empty(6, 5, device="meta", requires_grad=True)
+        y = torch.empty(6, device="meta", dtype=torch.long)
+        loss = cross_entropy(x, y, torch.empty(5, device="meta"), label_smoothing=0.1)
+        assert grad(loss, x)[0].shape == (6, 5)
+
+
+class TestDispatch:
+    @pytest.mark.parametrize(
+        ("dtype", "options", "soft", "module"),
+        [
+            (torch.float32, Options(), False, "numba"),
+            (torch.float32, Options(z_loss=0.1), False, "numba"),
+            (torch.float32, Options(label_smoothing=0.1), False, "aten"),
+            (torch.float32, Options(softcap=1.0), False, "aten"),
+            (torch.float32, Options(scale=2.0), False, "aten"),
+            (torch.float32, Options(), True, "aten"),
+            (torch.float64, Options(), False, "aten"),
+            (torch.bfloat16, Options(), False, "aten"),
+        ],
+    )
+    def test_cpu(self, dtype, options, soft, module):
+        x = torch.zeros(2, 3, dtype=dtype)
+        target = torch.zeros(2, 3) if soft else torch.zeros(2, dtype=torch.long)
+        if module not in KERNELS:
+            pytest.skip(f"{module} is not installed")
+        assert operators.kernel(x, target, options) is KERNELS[module]
+
+    def test_without_numba(self):
+        code = (
+            "import sys; sys.modules['numba'] = None\n"
+            "import importlib.util; real = importlib.util.find_spec\n"
+            "importlib.util.find_spec = lambda name: None if name == 'numba' else real(name)\n"
+            "import torch; from celib.losses import cross_entropy\n"
+            "from celib.kernels import operators, with_aten\n"
+            "x = torch.zeros(2, 4)\n"
+            "assert operators.kernel(x, torch.tensor([0, 1]), operators.Options()) is with_aten\n"
+            "print(cross_entropy(x, torch.tensor([0, 1])).item())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout) == pytest.approx(math.log(4))
+
+    def test_large_arrays_of_numpy(self):
+        # Large pages are asked for by NumPy alone: the gradient must lie in its memory.
+        small, large = torch.zeros(4, 4), torch.zeros(1024, 2048)
+        assert with_aten.empty_like(large).shape == large.shape
+        assert with_aten.empty_like(small.bfloat16()).dtype == torch.bfloat16
+        assert with_aten.empty_like(large.bfloat16()).dtype == torch.bfloat16
+
+
+LAYERS = [
+    {"reduction": "mean", "chunk_size": 1},
+    {"reduction": "mean", "chunk_size": 4},
+    {"reduction": "sum", "chunk_size": 100},
+    {"reduction": "mean"},
+    {"reduction": "none", "chunk_size": 3},
+    {"reduction": "none"},
+]
+
+
+class TestLinear:
+    @pytest.mark.parametrize("options", LAYERS, ids=str)
+    @pytest.mark.parametrize("o", [{}, {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 3.0}])
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("soft", [False, True], ids=["classes", "probabilities"])
+    def test_against_float64(self, options, o, bias, soft):
+        x, matrix = normal(10, 6, size=1.0), normal(11, 6, seed=1, size=1.0)
+        b = normal(11, seed=2) if bias else None
+        y = classes(10, 11)
+        y[2] = -100
+        target = normal(10, 11, seed=3).softmax(-1) if soft else y
+        w = torch.rand(11)
+        layer = [a.clone().requires_grad_() for a in (x, matrix, b) if a is not None]
+        wide = [a.detach().double().requires_grad_() for a in layer]
+        found = linear_cross_entropy(
+            *layer[:2], target, linear_bias=layer[2] if bias else None, weight=w, **options, **o
+        )
+        wanted = cross_entropy(
+            F.linear(*wide),
+            target.double() if soft else target,
+            w.double(),
+            reduction=options["reduction"],
+            **o,
+        )
+        torch.testing.assert_close(found.double(), wanted, rtol=2e-6, atol=1e-6)
+        g = torch.rand(wanted.shape)
+        for a, b in zip(grad(found, layer, g), grad(wanted, wide, g.double()), strict=True):
+            assert error(a, b) < 2e-6
+
+    def test_masked_and_certain(self):
+        # What a slice of classes does not know when it is computed.
+        matrix = torch.eye(6)
+        x = torch.tensor([[0.0, 1.0, -inf, -inf, -inf, -inf], [-inf, -inf, 2.0, 3.0, -inf, 1.0]])
+        y = torch.tensor([1, 2])
+        x = torch.where(x == -inf, -1e30, x)
+        for smoothing in (0.0, 0.2):
+            options = {"reduction": "none", "label_smoothing": smoothing}
+            found = linear_cross_entropy(x, matrix, y, chunk_size=2, **options)
+            torch.testing.assert_close(found, cross_entropy(x, y, **options))
+
+    def test_statistics(self):
+        x, matrix, y = normal(10, 6), normal(11, 6, seed=1), classes(10, 11)
+        found = linear_cross_entropy(x, matrix, y, chunk_size=4, return_statistics=True)
+        wanted = cross_entropy(F.linear(x, matrix), y, return_statistics=True)
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b)
+
+    @pytest.mark.parametrize("reduction", ["none", "mean"])
+    def test_07_again_and_twice(self, reduction):
+        x, matrix, y = normal(4, 3), normal(5, 3, seed=1), torch.tensor([0, 4, -100, 2])
+        layer = [x.double().requires_grad_(), matrix.double().requires_grad_()]
+
+        def loss(x, matrix):
+            return linear_cross_entropy(x, matrix, y, reduction=reduction, chunk_size=2)
+
+        assert gradcheck(loss, layer)
+        assert gradgradcheck(loss, layer)
+        value = loss(*layer).sum()
+        once = grad(value, layer, retain_graph=True)
+        value.backward(retain_graph=True)
+        value.backward()
+        for a, b in zip(layer, once, strict=True):
+            torch.testing.assert_close(a.grad, 2 * b)
+
+    @pytest.mark.parametrize("k", [4, 16, 64])
+    def test_05_sums_over_chunks(self, k):
+        # bfloat16 operands, and a sum that does not get worse with the number of chunks.
+        x, matrix = (a.bfloat16() for a in (normal(64, 8), normal(50, 8, seed=1)))
+        y = classes(64, 50)
+        wide = matrix.double().requires_grad_()
+        (wanted,) = grad(cross_entropy(F.linear(x.double(), wide), y), wide)
+
+        def off(chunk):
+            narrow = matrix.clone().requires_grad_()
+            return error(
+                grad(linear_cross_entropy(x, narrow, y, chunk_size=chunk), narrow)[0], wanted
+            )
+
+        assert off(64 // k) <= 1.1 * off(64) + torch.finfo(torch.bfloat16).eps / 8
+
+    def test_autocast(self):
+        x, matrix, y = normal(10, 6), normal(11, 6, seed=1), classes(10, 11)
+        wanted = cross_entropy(F.linear(x.bfloat16(), matrix.bfloat16()), y)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            layer = [x.requires_grad_(), matrix.requires_grad_()]
+            found = linear_cross_entropy(*layer, y)
+            assert torch.equal(cross_entropy(F.linear(*layer), y), wanted)
+        torch.testing.assert_close(found, wanted)
+        assert all(a.dtype == torch.float32 for a in grad(found, layer))
+
+    def test_no_gradient_no_memory(self):
+        x, matrix, y = normal(10, 6), normal(11, 6, seed=1), classes(10, 11)
+        found = linear.linear_cross_entropy(x, matrix, None, y, None, *Options(), 4, *[False] * 3)
+        assert [a.numel() for a in found[2:]] == [0, 0, 0]
+        assert not linear_cross_entropy(x, matrix, y).requires_grad
+        only = x.requires_grad_()
+        (dx,) = grad(linear_cross_entropy(only, matrix, y), only)
+        torch.testing.assert_close(dx, grad(cross_entropy(F.linear(only, matrix), y), only)[0])
+
+    def test_shapes(self):
+        x, matrix = normal(2, 3, 6), normal(11, 6, seed=1)
+        y = classes(6, 11).reshape(2, 3)
+        found = linear_cross_entropy(x, matrix, y, reduction="none")
+        flat = linear_cross_entropy(x.reshape(6, 6), matrix, y.reshape(6), reduction="none")
+        assert torch.equal(found, flat.reshape(2, 3))
+        assert linear_cross_entropy(x[0, 0], matrix, y[0, 0]).shape == ()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"linear_weight": torch.zeros(11, 5)}, r"linear_weight has shape \(11, 5\)"),
+            ({"linear_bias": torch.zeros(5)}, r"linear_bias has shape \(5,\): expected \(11,\)"),
+            ({"target": torch.tensor([0, 11])}, r"target\[1\] = 11: expected a class from 0 to 10"),
+            ({"target": torch.tensor([0])}, r"target has shape \(1,\): expected \(2,\)"),
+            ({"weight": torch.zeros(5)}, r"weight has shape \(5,\): expected \(11,\)"),
+            ({"chunk_size": 0}, "chunk_size = 0"),
+            ({"z_loss": -1.0}, r"z_loss = -1\.0"),
+            ({"softcap": 0.0}, r"softcap = 0\.0"),
+            ({"scale": 0.0}, r"scale = 0\.0"),
+        ],
+    )
+    def test_errors(self, change, message):
+        arguments = {
+            "input": torch.zeros(2, 6),
+            "linear_weight": torch.zeros(11, 6),
+            "target": torch.tensor([0, 1]),
+        }
+        with pytest.raises(ValueError, match=message):
+            linear_cross_entropy(**(arguments | change))
+        with pytest.raises(TypeError, match="linear_weight has dtype"):
+            linear_cross_entropy(
+                torch.zeros(2, 6), torch.zeros(11, 6).double(), torch.tensor([0, 1])
+            )
+
+
+MUTATIONS = {
+    "no -1": ("(of_p - of_y) * p - of_y * rest", "of_p * p"),
+    "no mask": ("return tl.where(inside, z, -INF)", "return z"),
+    "no mask of the target": ("z = tl.where(c == y, -INF, z)", "z = z"),
+    "mask before the softcap": ("z = tl.where(x == -INF, -INF, z)", "z = z"),
+    "no float32": (
+        "(of_p - of_y) * p - of_y * rest",
+        "of_p * p.to(OUT.dtype.element_ty).to(tl.float32) - of_y",
+    ),
+    "scaled before the shift": (
+        "tl.exp2((z - ref[None, :]) * LOG2_E)",
+        "tl.exp2(z * LOG2_E - ref[None, :] * LOG2_E)",
+    ),
+    "no correction of the sum": ("s = s * tl.exp2((m - ref) * LOG2_E) + ", "s = s + "),
+    "1 - p by subtraction": ("tl.store(NUMBERS + 2 * rows, rest / total)",
+                             "tl.store(NUMBERS + 2 * rows, 1.0 - 1.0 / total)"),
+    "every row": ("inside & kept", "inside"),
+}  # fmt: skip
+
+
+@pytest.mark.skipif("triton" not in KERNELS, reason="triton is not installed")
+class TestTriton:
+    @pytest.mark.parametrize("mutation", [None, *MUTATIONS])
+    def test_20_mutations(self, mutation, tmp_path):
+        # A kernel with one of these faults must not get through: nothing at all must.
+        old, new = MUTATIONS.get(mutation, ("", ""))
+        source = Path(KERNELS["triton"].__file__).read_text()
+        assert old in source
+        path = tmp_path / "mutant.py"
+        path.write_text(source.replace(old, new))
+        specification = importlib.util.spec_from_file_location("mutant", path)
+        mutant = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(mutant)
+        with operators.using(mutant), torch.device(DEVICES["triton"]):
+            right = self.is_right()
+        assert right == (mutation is None)
+
+    def is_right(self):
+        confident = torch.zeros(2, 40)
+        confident[:, 3] = 14.0
+        ignored = normal(3, 600)
+        ignored[1] = nan
+        masked = torch.tensor([[1.0, -inf, 3.0]])
+        cases = [
+            (normal(3, 600), classes(3, 600), PLAIN),
+            (normal(3, 600).half(), classes(3, 600), PLAIN),
+            (normal(3, 600) + 1e6, classes(3, 600), PLAIN),
+            (confident, torch.tensor([3, 3]), PLAIN),
+            (confident.half(), torch.tensor([3, 3]), PLAIN),
+            (ignored, torch.tensor([1, -100, 2]), PLAIN),
+            (masked, torch.tensor([2]), Options(softcap=2.0)),
+        ]
+        for x, y, o in cases:
+            found, wanted = run(x, y, None, o), exact(x, y, None, o)
+            unit = torch.finfo(x.dtype).eps
+            at = y.clamp(min=0)[:, None]
+            pairs = [*zip(found, wanted, strict=True)][:5:4]
+            pairs.append((found[4].gather(1, at), wanted[4].gather(1, at)))
+            if not all(error(a, b) < max(5e-7, unit) for a, b in pairs):
+                return False
+        return True
+
+    @pytest.mark.parametrize("capability", [75, 80, 90])
+    def test_21_22_assembles(self, capability):
+        # From T4 to H200. Loads are vectors, no register is spilled, no loop waits for a warp.
+        environment = os.environ | {"TRITON_INTERPRET": "0"}
+        command = [sys.executable, Path(__file__).with_name("assemble.py"), str(capability)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        lines = [line.split() for line in done.stdout.splitlines()]
+        assert len(lines) == 12
+        for *_, registers, spilled, vectors, synchronised in lines:
+            assert int(registers) <= 255
+            assert int(spilled) == int(synchronised) == 0
+            assert int(vectors) >= 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA GPU")
+class TestGpu:
+    """What only a GPU can show; TestFamily to TestAutograd run their Triton tests there, too."""
+
+    @pytest.mark.parametrize("o", [PLAIN, EVERY], ids=["plain", "every"])
+    def test_13_no_synchronisation(self, o):
+        x, y = normal(64, 5000).cuda().requires_grad_(), classes(64, 5000).cuda()
+        matrix, a = normal(5000, 64).cuda().requires_grad_(), normal(64, 64).cuda().requires_grad_()
+        options = {"label_smoothing": o.label_smoothing, "z_loss": o.z_loss, "scale": o.scale}
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            cross_entropy(x, y, **options).backward()
+            linear_cross_entropy(a, matrix, y, **options).backward()
+            linear_cross_entropy(a, matrix, y, reduction="none", **options).sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def test_13_graph(self):
+        x, y = normal(64, 5000).cuda().requires_grad_(), classes(64, 5000).cuda()
+        wanted = grad(cross_entropy(x, y), x)[0]
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            grad(cross_entropy(x, y), x)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            (dx,) = grad(cross_entropy(x, y), x)
+        dx.zero_()
+        graph.replay()
+        assert torch.equal(dx, wanted)
+
+    def test_14_compiled(self):
+        x, y = normal(64, 5000).cuda().requires_grad_(), classes(64, 5000).cuda()
+        y[::2] = -100
+        loss = torch.compile(lambda x: cross_entropy(x * 2, y, reduction="none"), fullgraph=True)
+        torch.empty(64, 5000, device="cuda").fill_(nan)
+        found, wanted = loss(x), cross_entropy(x * 2, y, reduction="none")
+        assert torch.equal(found, wanted)
+        assert torch.equal(grad(found.sum(), x)[0], grad(wanted.sum(), x)[0])
+
+    def test_15_beyond_31_bits(self):
+        n, c = 8200, 262144
+        x = torch.zeros(n, c, device="cuda", dtype=torch.float16)
+        x[-1, -1] = 9.0
+        y = torch.zeros(n, device="cuda", dtype=torch.long)
+        y[-1] = c - 1
+        x.requires_grad_()
+        loss = cross_entropy(x, y, reduction="none")
+        (dx,) = grad(loss.sum(), x)
+        wanted = math.log(c - 1 + math.exp(9.0)) - 9.0
+        assert loss[-1].item() == pytest.approx(wanted, rel=1e-6)
+        assert dx[-1, -1].item() == pytest.approx(math.expm1(-wanted), rel=1e-3)
+        assert dx[0, 0].item() == pytest.approx(1 / c - 1, rel=1e-3)
+
+    @pytest.mark.parametrize("c", [50257, 128256, 262144])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_large_vocabularies(self, c, dtype):
+        x, y = normal(16, c).cuda().to(dtype), classes(16, c).cuda()
+        found, wanted = run(x, y), exact(x, y)
+        assert ulps(found[0], wanted[0]) <= 4
+        assert error(found[4], wanted[4]) <= torch.finfo(dtype).eps
+
+    def test_linear_in_half_precision(self):
+        x, matrix, y = normal(300, 64), normal(5000, 64, seed=1), classes(300, 5000).cuda()
+        for dtype in (torch.float16, torch.bfloat16):
+            layer = [a.cuda().to(dtype).requires_grad_() for a in (x / 10, matrix)]
+            wide = [a.detach().double().requires_grad_() for a in layer]
+            for options in ({}, {"chunk_size": 100}, {"reduction": "sum"}):
+                reduction = options.get("reduction", "mean")
+                wanted = cross_entropy(F.linear(*wide), y, reduction=reduction)
+                found = linear_cross_entropy(*layer, y, **options)
+                assert found.item() == pytest.approx(wanted.item(), rel=1e-2)
+                for a, b in zip(grad(found, layer), grad(wanted, wide), strict=True):
+                    assert error(a, b) < 0.02
+
+
+# Failures of published kernels, by their number in the names of tests; here, those without one.
+NOT_APPLICABLE = {
+    12: "no kernel knows only a part of the classes; a slice of them never smooths by its own size",
+    19: "no kernel is shared among processes yet",
+}
+
+
+def test_every_failure_has_a_test():
+    names = re.findall(r"def test_((?:\d\d_)+)", Path(__file__).read_text())
+    tested = {int(number) for name in names for number in name.split("_") if number}
+    assert tested | NOT_APPLICABLE.keys() == set(range(1, 27))
+    assert not tested & NOT_APPLICABLE.keys()
