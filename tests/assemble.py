@@ -17,16 +17,18 @@ from triton.compiler import ASTSource
 
 from celib.kernels import with_triton
 
-FLAGS = ("SOFT", "WEIGHTED", "SMOOTHED", "CAPPED")
+FLAGS = ("WEIGHTED", "SMOOTHED", "CAPPED")
 POINTERS = {"LOSS": "fp32", "LSE": "fp32", "NUMBERS": "fp32", "G_LOSS": "fp32", "G_LSE": "fp32"}
 FLOATS = ("smoothing", "z_loss", "scale", "softcap")
 
 
-def ptx(kernel, capability, dtype, flags, tile):
+def ptx(kernel, capability, dtype, constants):
     """The program for rows that start at multiples of 16 bytes."""
-    constants = flags | tile | ({} if flags["WEIGHTED"] else {"W": None})
+    soft = constants.get("SOFT", False)
+    constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
+    constants |= {} if constants["WEIGHTED"] else {"W": None}
     pointers = POINTERS | {"X": dtype, "OUT": dtype, "W": "fp32", "CORRECT": "i8"}
-    pointers["T"] = "fp32" if flags["SOFT"] else "i64"
+    pointers["T"] = "fp32" if soft else "i64"
     signature = {}
     for name in kernel.arg_names:
         if name in constants:
@@ -78,13 +80,17 @@ if __name__ == "__main__":
     for capability in map(int, sys.argv[1:]):
         for dtype, lanes in (("bf16", 2048), ("fp16", 2048), ("fp32", 1024)):
             for every in (False, True):
-                for kernel, tile in (
-                    (with_triton._forward_kernel, {"K": 4, "L": lanes}),
-                    (with_triton._backward_kernel, {"BLOCK": 4096}),
+                tile = {"K": 4, "L": lanes}
+                for kernel, constants in (
+                    (with_triton._forward_kernel, tile),
+                    (with_triton._forward_soft_kernel, tile | {"K": 2, "SOFT": True}),
+                    (with_triton._backward_kernel, {"BLOCK": 4096, "SOFT": every}),
                 ):
-                    text = ptx(kernel, capability, dtype, dict.fromkeys(FLAGS, every), tile)
+                    text = ptx(kernel, capability, dtype, constants | dict.fromkeys(FLAGS, every))
                     used, spilled = registers(text, capability)
                     vectors = len(re.findall(r"ld\.global\S*\.v4", text))
-                    name = kernel.__name__.split("_")[1] + ("-every" if every else "")
+                    name = kernel.__name__.strip("_").removesuffix("_kernel") + (
+                        "-every" if every else ""
+                    )
                     in_loops = synchronisations(text)
                     print(f"sm_{capability} {dtype} {name} {used} {spilled} {vectors} {in_loops}")

@@ -70,130 +70,56 @@ def _logits(X, inside, scale, softcap, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def _forward_kernel(
-    X, T, W, LOSS, LSE, CORRECT, NUMBERS,
-    rows, classes, stride_x, stride_t, ignore_index, smoothing, z_loss, scale, softcap,
-    SOFT: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, CAPPED: tl.constexpr,
-    K: tl.constexpr, L: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)  # before the multiplication: an offset may pass 2^31
-    X += row * stride_x
-    cols = tl.arange(0, K)[:, None] * L + tl.arange(0, L)[None, :]
-    m = tl.full([L], -INF, tl.float32)  # of each lane: the largest logit,
-    s = tl.zeros([L], tl.float32)  # the sum of exp(z - m),
-    below = tl.zeros([L], tl.float32)  # the sum of share (m - z), for a row of targets
-    share = tl.zeros([L], tl.float32)
-    below_all = tl.zeros([L], tl.float32)  # and of weight (m - z), over the classes not masked out
-    share_all = tl.zeros([L], tl.float32)
-    allowed = tl.zeros([L], tl.float32)
-    top_q = tl.full([L], -INF, tl.float32)
-    z_top_q = tl.full([L], -INF, tl.float32)
-    if SOFT:
-        T += row * stride_t
-        y = -1
-        kept = row >= 0
-        wrong = row < 0
-        end = classes
-        z_y = row.to(tl.float32) * 0.0 - INF
-        share_y = 0.0
-    else:
-        label = tl.load(T + row * stride_t).to(tl.int64)
-        kept = label != ignore_index
-        wrong = kept & ((label < 0) | (label >= classes))
-        good = kept & (label >= 0) & (label < classes)
-        y = tl.where(good, label, 0).to(tl.int32)
-        end = tl.where(good, classes, 0)  # of a row that does not count nothing is read
-        z_y = _logits(X + y, good, scale, softcap, CAPPED)
-        share_y = good.to(tl.float32)
-        if WEIGHTED:
-            share_y = tl.load(W + y, mask=good, other=0.0).to(tl.float32)
+def _absorb(m, s, z):
+    """The pair of each lane, its largest logit and the sum of exp(z - m), after one more tile."""
+    new = tl.maximum(m, tl.max(z, axis=0))
+    ref = tl.where(new == -INF, 0.0, new)  # nothing but masked classes so far
+    s = s * tl.exp2((m - ref) * LOG2_E) + tl.sum(tl.exp2((z - ref[None, :]) * LOG2_E), axis=0)
+    return new, s
+
+
+@triton.jit
+def _absorb_below(below, share, m, new, z, u):
+    """Of each lane the sum of u (m - z), whose terms are never negative, and the sum of u."""
+    ref = tl.where(new == -INF, 0.0, new)[None, :]
+    rise = tl.where(m == -INF, 0.0, new - m)
+    drop = tl.where((u == 0.0) | (z == ref), 0.0, ref - z)
+    return below + share * rise + tl.sum(u * drop, axis=0), share + tl.sum(u, axis=0)
+
+
+@triton.jit
+def _combine(m, s):
+    """The pair of the row."""
+    top = tl.max(m, axis=0)
+    return top, tl.sum(s * tl.where(m == top, 1.0, _exp(m - top)), axis=0)
+
+
+@triton.jit
+def _combine_below(below, share, m, top):
+    rise = tl.where((share == 0.0) | (m == top), 0.0, top - m)
+    return tl.sum(below + share * rise, axis=0), tl.sum(share, axis=0)
+
+
+@triton.jit
+def _certain(
+    X, cols, y, end, scale, softcap, CAPPED: tl.constexpr, K: tl.constexpr, L: tl.constexpr
+):
+    """How many logits of the other classes are inf; NaN if one is NaN."""
+    count = tl.zeros([L], tl.float32)
     for start in range(0, end, K * L):
         c = start + cols
-        inside = c < classes
-        z = _logits(X + c, inside, scale, softcap, CAPPED)
-        if not SOFT:
-            z = tl.where(c == y, -INF, z)
-        new = tl.maximum(m, tl.max(z, axis=0))
-        ref = tl.where(new == -INF, 0.0, new)  # nothing but masked classes so far
-        s = s * tl.exp2((m - ref) * LOG2_E) + tl.sum(tl.exp2((z - ref[None, :]) * LOG2_E), axis=0)
-        if SOFT or SMOOTHED:
-            w = inside.to(tl.float32)
-            if WEIGHTED:
-                w = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)
-            rise = tl.where(m == -INF, 0.0, new - m)
-            drop = tl.where(z == ref[None, :], 0.0, ref[None, :] - z)
-            if SMOOTHED:
-                counts = z > -INF
-                each = tl.where(counts, w, 0.0)
-                below_all += share_all * rise + tl.sum(tl.where(counts, each * drop, 0.0), axis=0)
-                share_all += tl.sum(each, axis=0)
-                allowed += tl.sum(counts.to(tl.float32), axis=0)
-            if SOFT:
-                q = tl.load(T + c, mask=inside, other=0.0).to(tl.float32)
-                u = q * w
-                below += share * rise + tl.sum(tl.where(u == 0.0, 0.0, u * drop), axis=0)
-                share += tl.sum(u, axis=0)
-                # The logit of the likeliest target: ties within a lane go to the larger logit.
-                q = tl.where(inside, q, -1.0)
-                best = tl.max(q, axis=0)
-                z_best = tl.max(tl.where(q == best[None, :], z, -INF), axis=0)
-                z_top_q = tl.where(best > top_q, z_best, z_top_q)
-                top_q = tl.maximum(best, top_q)
-        m = new
-    # The lanes combine.
-    top = tl.max(m, axis=0)
-    to_top = tl.where(m == top, 1.0, _exp(m - top))
-    s_top = tl.sum(s * to_top, axis=0)
-    if top == INF:  # rare: how many are certain?
-        count = tl.zeros([L], tl.float32)
-        for start in range(0, end, K * L):
-            c = start + cols
-            z = _logits(X + c, c < classes, scale, softcap, CAPPED)
-            certain = tl.where(z == INF, 1.0, tl.where(z == z, 0.0, NAN))
-            count += tl.sum(tl.where(c == y, 0.0, certain), axis=0)
-        s_top = tl.sum(count, axis=0)
-    largest = tl.maximum(top, z_y)
-    e_top = tl.where(top == largest, 1.0, _exp(top - largest))
-    e_y = tl.where(z_y == largest, 1.0, _exp(z_y - largest))
-    rest = s_top * e_top
-    if SOFT:
-        rest = rest - 1.0  # of the likeliest class
-        e_y = 1.0
-    total = rest + e_y
-    # Two certainties, or no class at all, stand for no distribution.
-    broken = wrong | (largest == -INF) | ((largest == INF) & (total > 1.0))
-    spoil = tl.where(broken, NAN, 0.0) + tl.where(z_y == z_y, 0.0, NAN)
-    log_total = _log1p(tl.where(total < 2.0, rest + (e_y - 1.0), total - 1.0))
+        z = _logits(X + c, c < end, scale, softcap, CAPPED)
+        one = tl.where(z == INF, 1.0, tl.where(z == z, 0.0, NAN))
+        count += tl.sum(tl.where(c == y, 0.0, one), axis=0)
+    return tl.sum(count, axis=0)
+
+
+@triton.jit
+def _store(
+    LOSS, LSE, CORRECT, NUMBERS, row, rows, kept, correct, spoil,
+    loss, z_loss, largest, log_total, total, rest, mass, share, number,
+):  # fmt: skip
     lse = largest + log_total + spoil
-    from_top = tl.where(top == largest, 0.0, largest - top) + log_total
-    lifted = tl.where(m == -INF, 0.0, tl.where(m == top, 0.0, top - m))
-    if SOFT:
-        mass = tl.sum(share, axis=0)
-        share_y = mass
-        below_top = tl.sum(below + tl.where(share == 0.0, 0.0, share * lifted), axis=0)
-        loss = below_top + mass * log_total
-        z_likely = tl.max(tl.where(top_q == tl.max(top_q, axis=0), z_top_q, -INF), axis=0)
-        correct = z_likely == largest
-    else:
-        loss_y = tl.where(z_y == largest, _log1p(rest), (largest - z_y) + log_total)
-        loss = tl.where(share_y == 0.0, tl.where(loss_y == loss_y, 0.0, NAN), share_y * loss_y)
-        mass = share_y
-        correct = z_y == largest
-    number = 1.0
-    if SMOOTHED:
-        weights = tl.sum(share_all, axis=0)
-        spread = tl.sum(below_all + tl.where(share_all == 0.0, 0.0, share_all * lifted), axis=0)
-        spread += tl.where(weights == 0.0, 0.0, weights * from_top)
-        number = tl.sum(allowed, axis=0)
-        if not SOFT:
-            mine = z_y > -INF
-            spread += tl.where(mine & (share_y != 0.0), share_y * loss_y, 0.0)
-            weights += tl.where(mine, share_y, 0.0)
-            number += mine.to(tl.float32)
-        loss = (
-            tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss) + smoothing * spread / number
-        )
-        mass = (1.0 - smoothing) * mass + smoothing * weights / number
     loss += tl.where(z_loss == 0.0, 0.0, z_loss * lse * lse) + spoil
     tl.store(LOSS + row, tl.where(kept, loss, 0.0))
     tl.store(LSE + row, tl.where(kept, lse, 0.0))
@@ -203,8 +129,139 @@ def _forward_kernel(
     tl.store(NUMBERS + rows, total)
     tl.store(NUMBERS + 2 * rows, rest / total)
     tl.store(NUMBERS + 3 * rows, mass)
-    tl.store(NUMBERS + 4 * rows, tl.where(kept, share_y, 0.0))
+    tl.store(NUMBERS + 4 * rows, tl.where(kept, share, 0.0))
     tl.store(NUMBERS + 5 * rows, number)
+
+
+@triton.jit
+def _forward_kernel(
+    X, T, W, LOSS, LSE, CORRECT, NUMBERS,
+    rows, classes, stride_x, stride_t, ignore_index, smoothing, z_loss, scale, softcap,
+    WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, CAPPED: tl.constexpr,
+    K: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """One row whose target is a class."""
+    row = tl.program_id(0).to(tl.int64)  # before the multiplication: an offset may pass 2^31
+    X += row * stride_x
+    label = tl.load(T + row * stride_t).to(tl.int64)
+    kept = label != ignore_index
+    good = kept & (label >= 0) & (label < classes)
+    y = tl.where(good, label, 0).to(tl.int32)
+    z_y = _logits(X + y, good, scale, softcap, CAPPED)
+    share = good.to(tl.float32)
+    if WEIGHTED:
+        share = tl.load(W + y, mask=good, other=0.0).to(tl.float32)
+    end = tl.where(good, classes, 0)  # of a row that does not count nothing is read
+    cols = tl.arange(0, K)[:, None] * L + tl.arange(0, L)[None, :]
+    m = tl.full([L], -INF, tl.float32)
+    s = tl.zeros([L], tl.float32)
+    below = tl.zeros([L], tl.float32)  # for label smoothing, over the classes not masked out:
+    weights = tl.zeros([L], tl.float32)  # sums of w (m - z), of w,
+    number = tl.zeros([L], tl.float32)  # and of 1
+    for start in range(0, end, K * L):
+        c = start + cols
+        z = _logits(X + c, c < classes, scale, softcap, CAPPED)
+        z = tl.where(c == y, -INF, z)
+        new, s = _absorb(m, s, z)
+        if SMOOTHED:
+            u = (z > -INF).to(tl.float32)
+            number += tl.sum(u, axis=0)
+            if WEIGHTED:
+                u *= tl.load(W + c, mask=c < classes, other=0.0).to(tl.float32)
+            below, weights = _absorb_below(below, weights, m, new, z, u)
+        m = new
+    top, s_top = _combine(m, s)
+    if top == INF:
+        s_top = _certain(X, cols, y, end, scale, softcap, CAPPED, K, L)
+    # The target comes in. What is 1 without it is written as 1: inf - inf is not.
+    largest = tl.maximum(top, z_y)
+    rest = s_top * tl.where(top == largest, 1.0, _exp(top - largest))
+    e_y = tl.where(z_y == largest, 1.0, _exp(z_y - largest))
+    total = rest + e_y
+    log_total = _log1p(tl.where(total < 2.0, rest + (e_y - 1.0), total - 1.0))
+    loss_y = tl.where(z_y == largest, _log1p(rest), (largest - z_y) + log_total)
+    loss = tl.where((share == 0.0) & (loss_y == INF), 0.0, share * loss_y)
+    mass = share
+    count = 1.0
+    if SMOOTHED:
+        spread, weight = _combine_below(below, weights, m, top)
+        from_top = tl.where(top == largest, 0.0, largest - top) + log_total
+        spread += tl.where(weight == 0.0, 0.0, weight * from_top)
+        mine = tl.where(z_y > -INF, share, 0.0)
+        spread += tl.where(mine == 0.0, 0.0, mine * loss_y)
+        count = tl.sum(number, axis=0) + (z_y > -INF).to(tl.float32)
+        loss = tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss)
+        loss += smoothing * (spread / count)
+        mass = (1.0 - smoothing) * share + smoothing * ((weight + mine) / count)
+    # No class at all, or two certainties, stand for no distribution.
+    broken = (largest == -INF) | ((largest == INF) & (total > 1.0)) | (kept & (label != y))
+    spoil = tl.where(broken | (z_y != z_y), NAN, 0.0)
+    _store(
+        LOSS, LSE, CORRECT, NUMBERS, row, rows, kept, z_y == largest, spoil,
+        loss, z_loss, largest, log_total, total, rest, mass, share, count,
+    )  # fmt: skip
+
+
+@triton.jit
+def _forward_soft_kernel(
+    X, T, W, LOSS, LSE, CORRECT, NUMBERS,
+    rows, classes, stride_x, stride_t, ignore_index, smoothing, z_loss, scale, softcap,
+    WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, CAPPED: tl.constexpr,
+    K: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """One row whose target is a row of probabilities, read beside it."""
+    row = tl.program_id(0).to(tl.int64)
+    X += row * stride_x
+    T += row * stride_t
+    cols = tl.arange(0, K)[:, None] * L + tl.arange(0, L)[None, :]
+    m = tl.full([L], -INF, tl.float32)
+    s = tl.zeros([L], tl.float32)
+    below = tl.zeros([L], tl.float32)  # sums of w q (m - z)
+    share = tl.zeros([L], tl.float32)  # and of w q; for label smoothing those without q:
+    below_all = tl.zeros([L], tl.float32)
+    share_all = tl.zeros([L], tl.float32)
+    number = tl.zeros([L], tl.float32)
+    q_likely = tl.full([L], -INF, tl.float32)  # the largest target
+    z_likely = tl.full([L], -INF, tl.float32)  # and its logit
+    for start in range(0, classes, K * L):
+        c = start + cols
+        inside = c < classes
+        z = _logits(X + c, inside, scale, softcap, CAPPED)
+        q = tl.load(T + c, mask=inside, other=0.0).to(tl.float32)
+        w = inside.to(tl.float32)
+        if WEIGHTED:
+            w = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)
+        new, s = _absorb(m, s, z)
+        below, share = _absorb_below(below, share, m, new, z, q * w)
+        if SMOOTHED:
+            u = tl.where(z > -INF, w, 0.0)
+            number += tl.sum((z > -INF).to(tl.float32), axis=0)
+            below_all, share_all = _absorb_below(below_all, share_all, m, new, z, u)
+        m = new
+        best = tl.max(tl.where(inside, q, -INF), axis=0)
+        z_best = tl.max(tl.where(inside & (q == best[None, :]), z, -INF), axis=0)
+        z_likely = tl.where(best > q_likely, z_best, z_likely)
+        q_likely = tl.maximum(best, q_likely)
+    top, total = _combine(m, s)
+    if top == INF:
+        total = _certain(X, cols, -1, classes, scale, softcap, CAPPED, K, L)
+    log_total = _log1p(total - 1.0)
+    loss, mass = _combine_below(below, share, m, top)
+    loss += tl.where(mass == 0.0, 0.0, mass * log_total)
+    weight = mass
+    count = 1.0
+    if SMOOTHED:
+        spread, weight_all = _combine_below(below_all, share_all, m, top)
+        count = tl.sum(number, axis=0)
+        spread = (spread + weight_all * log_total) / count
+        loss = tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss) + smoothing * spread
+        mass = (1.0 - smoothing) * mass + smoothing * (weight_all / count)
+    spoil = tl.where((top == -INF) | ((top == INF) & (total > 1.0)), NAN, 0.0)
+    likely = tl.max(tl.where(q_likely == tl.max(q_likely, axis=0), z_likely, -INF), axis=0)
+    _store(
+        LOSS, LSE, CORRECT, NUMBERS, row, rows, row >= 0, likely == top, spoil,
+        loss, z_loss, top, log_total, total, total - 1.0, mass, weight, count,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -252,7 +309,8 @@ def _backward_kernel(
         dz -= g * (smoothing / tl.load(NUMBERS + 5 * rows)) * w
     if CAPPED:
         dz *= 1.0 - (z / softcap) * (z / softcap)
-    dz = tl.where(z == -INF, 0.0, dz * scale)
+    # The second condition is in the first; said, it leaves a thread with 40 registers, not 74.
+    dz = tl.where((z == -INF) | (kept == 0), 0.0, dz * scale)
     tl.store(OUT, dz.to(OUT.dtype.element_ty), mask=inside)
 
 
@@ -264,15 +322,17 @@ def forward(
     loss, lse = (torch.empty(n, device=x.device, dtype=torch.float32) for _ in range(2))
     correct = torch.empty(n, device=x.device, dtype=torch.bool)
     numbers = torch.empty(6, n, device=x.device, dtype=torch.float32)
+    soft = target.is_floating_point()
     # As many warps as a row has kilobytes to share, a power of two up to 8.
     warps = 1 << min(3, max(0, (classes * x.element_size() // 2048).bit_length() - 1))
     lanes = 32 * warps * (16 // x.element_size())
     if n > 0:
         with _on(x):
-            _forward_kernel[(n,)](
+            kernel = _forward_soft_kernel if soft else _forward_kernel
+            kernel[(n,)](
                 x, target, weight, loss, lse, correct.view(torch.int8), numbers, n, classes,
-                x.stride(0), target.stride(0), *_numbers(o), **_flags(target, weight, o),
-                K=4, L=lanes, num_warps=warps,
+                x.stride(0), target.stride(0), *_numbers(o), **_flags(weight, o),
+                K=2 if soft else 4, L=lanes, num_warps=warps,
             )  # fmt: skip
     return loss, lse, correct, numbers
 
@@ -290,12 +350,13 @@ def backward(
     """As :func:`celib.kernels.with_aten.backward`."""
     (n, classes), x, target = x.shape, _flat(x), _flat(target)
     block = min(4096, triton.next_power_of_2(classes))
+    flags = _flags(weight, o) | {"SOFT": target.is_floating_point()}
     if n > 0:
         with _on(x):
             _backward_kernel[(n, triton.cdiv(classes, block))](
                 x, target, weight, numbers, g_loss, g_lse, out, n, classes, x.stride(0),
                 target.stride(0), out.stride(0), g_loss.stride(0), g_lse.stride(0), *_numbers(o),
-                **_flags(target, weight, o), BLOCK=block, num_warps=max(1, block // 512),
+                **flags, BLOCK=block, num_warps=max(1, block // 512),
             )  # fmt: skip
 
 
@@ -309,9 +370,8 @@ def _numbers(o: Options) -> tuple[int | float, ...]:
     return ignore_index, smoothing, z_loss, float(scale), softcap
 
 
-def _flags(target: Tensor, weight: Tensor | None, o: Options) -> dict[str, bool]:
+def _flags(weight: Tensor | None, o: Options) -> dict[str, bool]:
     return {
-        "SOFT": target.is_floating_point(),
         "WEIGHTED": weight is not None,
         "SMOOTHED": o.label_smoothing > 0,
         "CAPPED": o.softcap > 0,
