@@ -17,7 +17,7 @@ from torch import Tensor
 from celib.kernels.derivatives import times
 from celib.kernels.family import Options, logits, lookup
 
-# Of a block in the dtype of computation: a few arrays of this size fit in a core's second cache.
+# Of a block, for each thread: a smaller one pays more for calls, a larger one for memory.
 BLOCK_BYTES = 2**21
 LARGE_BYTES = 2**22
 
@@ -79,12 +79,15 @@ def gradient_hard(
 ) -> Tensor:
     """The derivative by x of rows whose target is class y of these columns, if it is ``here``."""
     m, total, rest, _, share, allowed = numbers
-    p, y = exp_below(z, m).div_(total[:, None]), y[:, None]
-    p_y, of_y = p.gather(-1, y)[:, 0], g * (1.0 - o.label_smoothing) * share
-    at_y = torch.where(z.gather(-1, y)[:, 0] == -math.inf, 0.0, (of_p - of_y) * p_y - of_y * rest)
+    y, of_y = y[:, None], g * (1.0 - o.label_smoothing) * share
+    z_y = z.gather(-1, y)
+    p_y = exp_below(z_y, m)[:, 0] / total
+    at_y = torch.where(z_y[:, 0] == -math.inf, 0.0, (of_p - of_y) * p_y - of_y * rest)
     at_y = torch.where(here, at_y, of_p * p_y)
-    dz = p.mul_(of_p[:, None]).scatter_(-1, y, at_y[:, None])
+    dz = exp_below(z, m).mul_((of_p / total)[:, None]).scatter_(-1, y, at_y[:, None])
     dx = chain(dz, z, g * (o.label_smoothing / allowed), w, o)
+    if z.device.type == "cpu" and kept.all():
+        return dx
     return dx.masked_fill_(~kept[:, None], 0.0)
 
 
@@ -133,16 +136,19 @@ def hard(
 def without(
     others: Tensor, w: Tensor | None, o: Options
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-    """m, s and spread, as :func:`finish` wants them, of logits that hide the target by -inf."""
+    """m, s and spread, as :func:`finish` wants them, of logits that hide the target by -inf.
+
+    ``others`` is overwritten.
+    """
     m = others.amax(-1)
-    s = exp_below(others, m).sum(-1)
     if o.label_smoothing == 0:
-        return m, s, None
+        return m, exp_below(others, m, out=others).sum(-1), None
     allowed = others > -math.inf
     below = torch.where(allowed & (others != m[:, None]), m[:, None] - others, 0.0)
     each = allowed.to(others.dtype) if w is None else allowed * w
     weighted = (below if w is None else below * w).sum(-1)
-    return m, s, (weighted, each.sum(-1), allowed.sum(-1).to(others.dtype))
+    number = allowed.sum(-1).to(others.dtype)
+    return m, exp_below(others, m, out=others).sum(-1), (weighted, each.sum(-1), number)
 
 
 def finish(
@@ -246,12 +252,12 @@ def results(
     )
 
 
-def exp_below(z: Tensor, m: Tensor) -> Tensor:
+def exp_below(z: Tensor, m: Tensor, out: Tensor | None = None) -> Tensor:
     """exp(z - m) with m the largest of the row; of an infinite m, 1 where z is m, and else 0."""
     infinite = m.abs() == math.inf
-    e = (z - torch.where(infinite, 0.0, m)[:, None]).exp_()
     if z.device.type == "cpu" and not infinite.any():
-        return e
+        return torch.sub(z, m[:, None], out=out).exp_()
+    e = (z - torch.where(infinite, 0.0, m)[:, None]).exp_()
     return torch.where((m == math.inf)[:, None], (z == m[:, None]).to(e.dtype), e)
 
 
