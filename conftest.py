@@ -10,7 +10,8 @@ import shutil
 
 from nbval.plugin import IPyNbCell
 
-# Without a GPU the Triton kernels run in the interpreter, which Triton asks for when it is imported.
+# Without a GPU the Triton kernels run in Triton's interpreter, which has to be said before its
+# import.
 os.environ.setdefault("TRITON_INTERPRET", "0" if shutil.which("nvidia-smi") else "1")
 
 # In points, 1/72 inch: far below what an eye sees, far above rounding.

@@ -40,6 +40,7 @@ from celib.calibration import (
     reliability_curve,
     smooth_ece,
 )
+from celib.calibration import error as binned
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60)
 CALIBRATORS = [TemperatureScaling, VectorScaling, PlattScaling, IsotonicCalibration]
@@ -782,3 +783,28 @@ def test_estimator_checks_of_scikit_learn(calibrator):
         if result["status"] == "failed" and result["check_name"] not in ASSUMING_FEATURES:
             assert re.search(NOT_APPLICABLE, str(result["exception"])), result
     assert sum(result["status"] == "passed" for result in results) >= 40
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["numba", "numpy"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bins", [1, 2, 3, 7, 10, 15, 49, 100, 1000])
+def test_counts_at_the_edges(compiled, dtype, bins, monkeypatch):
+    # Each edge k / bins as a float, and its neighbours: no more than one rounding apart.
+    if compiled and not binned._NUMBA:
+        pytest.skip("numba is not installed")
+    monkeypatch.setattr(binned, "_NUMBA", compiled)
+    monkeypatch.setattr(binned, "_BLOCK", 2)
+    edges = (np.arange(bins + 1) / bins).astype(dtype)
+    near = [edges, np.nextafter(edges, dtype(2)), np.nextafter(edges, dtype(-1)), [0, 0.5, 1]]
+    p = np.unique(np.concatenate(near).astype(dtype).clip(0, 1))
+    hit = np.arange(p.size) % 3 == 0
+    wanted = np.zeros((bins, 2, 3))
+    for q, h in zip(p.tolist(), hit.tolist(), strict=True):
+        b = max(next(k for k in range(bins + 1) if q <= edges[k]) - 1, 0)
+        wanted[b, int(h)] += 1, q, q * q
+    found = binned._table(p, hit, None, edges)
+    np.testing.assert_allclose(
+        found[..., [binned.COUNT, binned.WP, binned.W2P2]], wanted, rtol=1e-14
+    )
+    np.testing.assert_array_equal(found[..., binned.W], found[..., binned.W2])
+    np.testing.assert_array_equal(found[..., binned.WP], found[..., binned.W2P])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ KINDS = ("binary", "confidence", "classwise")
 _SUMS = 6
 COUNT, W, WP, W2, W2P, W2P2 = range(_SUMS)
 
+# The loop over many predictions is compiled where this is possible.
+_NUMBA = find_spec("numba") is not None
 # A block of this many predictions stays in the cache, and the memory beside the input small.
 _BLOCK = 2**16
 # Up to this many probabilities the null is drawn label by label; beyond, bin by bin.
@@ -344,6 +347,13 @@ def _table(p: Floats, hit: NDArray[np.bool_], w: Floats | None, edges: Floats) -
     """Sums by bin and outcome, in one pass: 1, w, w p, w^2, w^2 p, w^2 p^2."""
     cells = 2 * (edges.size - 1)
     sums = np.zeros((_SUMS, cells))
+    large = p.size >= _BLOCK and p.dtype.itemsize >= 4 and w is None
+    if large and _NUMBA and np.array_equal(edges, bin_edges(p, edges.size - 1, "uniform")):
+        from celib.calibration import counting
+
+        number, of_p, of_squares = counting.sums(p, hit, edges.astype(np.float64))
+        found = (number, number, of_p, number, of_p, of_squares)
+        return np.stack(found).transpose(1, 2, 0)
     for start in range(0, p.size, _BLOCK):
         block = slice(start, start + _BLOCK)
         q = p[block]

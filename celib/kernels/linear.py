@@ -137,6 +137,7 @@ def _(x: Tensor, matrix: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, 
 
 def _setup_all(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.options = Options(*inputs[5:10])
+    ctx.set_materialize_grads(False)  # of the matrices below, which have none
     ctx.save_for_backward(*inputs[:5], *output[2:])
     ctx.mark_non_differentiable(*output[1:])
 

@@ -20,8 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from celib.kernels.family import Options, lookup
-from celib.kernels.with_aten import factor_of_p, finish
+from celib.kernels.family import Options
 
 # Sums may be taken in any order, so that they are taken in vectors; NaN and inf keep their meaning.
 _SUMS = {"reassoc", "nsz", "contract"}
@@ -94,55 +93,93 @@ def _scale_in_place(x, m, factor):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _forward(x, bits, y, m, s, first, last):
-    for i in range(first, last):
-        c = y[i]
-        if c < 0:
-            continue
-        best = max(_largest(bits[i, :c]), _largest(bits[i, c + 1 :]))
-        top = np.int32(_key(best)).view(np.float32)
-        m[i] = top
-        if -math.inf < top < math.inf:
-            s[i] = _sum(x[i, :c], top) + _sum(x[i, c + 1 :], top)
-        elif math.isnan(top):
-            s[i] = top
-        else:
-            s[i] = 0.0
-            for k in range(x.shape[1]):
-                if k != c and top > 0 and not x[i, k] < top:
-                    s[i] += _ONE if x[i, k] == top else x[i, k]
+def _others(x, bits, c):
+    """The largest logit of all classes but c, and the sum of the exponentials relative to it."""
+    best = max(_largest(bits[:c]), _largest(bits[c + 1 :]))
+    top = np.int32(_key(best)).view(np.float32)
+    if -math.inf < top < math.inf:
+        return top, _sum(x[:c], top) + _sum(x[c + 1 :], top)
+    s = np.float32(0.0)  # without classes 0, with certainties their number
+    for k in range(x.size):
+        if k != c and top != -math.inf and not x[k] < top:
+            s += _ONE if x[k] == top else x[k]
+    return top, s
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _backward(x, y, m, factor, at_y, out, in_place, first, last):
+def _forward(x, bits, y, w, ignored, z_loss, loss, lse, correct, numbers, first, last):
     for i in range(first, last):
         c = y[i]
-        if c < 0:
+        loss[i] = lse[i] = 0.0
+        correct[i] = False
+        numbers[:, i] = 0.0
+        if c == ignored:
+            continue
+        if not 0 <= c < x.shape[1]:
+            loss[i] = lse[i] = numbers[0, i] = math.nan
+            continue
+        # The rest is in float64, once a row. What is 1 without it is written so: inf - inf is not.
+        m, s = _others(x[i], bits[i], c)
+        top, z_y = float(m), float(x[i, c])
+        largest = max(top, z_y)
+        rest = s * (1.0 if top == largest else math.exp(top - largest))
+        total = rest + (1.0 if z_y == largest else math.exp(z_y - largest))
+        surprise = math.log1p(rest) if z_y == largest else (largest - z_y) + math.log(total)
+        broken = largest == -math.inf or (largest == math.inf and total > 1.0)
+        if broken or math.isnan(total):
+            largest = surprise = math.nan
+        share = float(w[c]) if w.size > 0 else 1.0
+        log_sum = largest + math.log(total)
+        loss[i] = 0.0 if share == 0.0 and surprise == math.inf else share * surprise
+        if z_loss > 0.0:
+            loss[i] += z_loss * log_sum * log_sum
+        lse[i] = log_sum
+        correct[i] = z_y == largest
+        numbers[0, i], numbers[1, i], numbers[2, i] = largest, total, rest / total
+        numbers[3, i], numbers[4, i], numbers[5, i] = share, share, 1.0
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _backward(x, y, ignored, z_loss, numbers, g_loss, g_lse, out, in_place, first, last):
+    for i in range(first, last):
+        c = y[i]
+        if c == ignored:
             out[i] = 0.0
             continue
-        if not m[i] < math.inf:
-            elsewhere = m[i] if math.isnan(m[i]) else np.float32(0.0)
+        m, total, rest, share = numbers[0, i], numbers[1, i], numbers[2, i], numbers[4, i]
+        if math.isnan(m):
+            out[i] = m
+            continue
+        of_y = g_loss[i] * share
+        of_p = of_y + g_lse[i]
+        if z_loss > 0.0:
+            of_p += g_loss[i] * 2.0 * z_loss * (m + math.log(total))
+        z_y = x[i, c]
+        p_y = (1.0 if z_y == m else math.exp(z_y - m)) / total
+        factor = np.float32(of_p / total)
+        if m == math.inf:
             for k in range(x.shape[1]):
-                out[i, k] = factor[i] if x[i, k] == m[i] else elsewhere
+                out[i, k] = factor if x[i, k] == m else np.float32(0.0)
         elif in_place:
-            _scale_in_place(x[i], m[i], factor[i])
+            _scale_in_place(x[i], m, factor)
         else:
-            _scaled(x[i], m[i], factor[i], out[i])
-        out[i, c] = at_y[i]
+            _scaled(x[i], m, factor, out[i])
+        # p - 1, from 1 - p.
+        out[i, c] = 0.0 if z_y == -math.inf else (of_p - of_y) * p_y - of_y * rest
 
 
 def forward(
     x: Tensor, target: Tensor, weight: Tensor | None, o: Options
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As :func:`celib.kernels.with_aten.forward`."""
-    x = x.contiguous()  # or the loops would not be vectorised
-    y, kept, wrong = lookup(target, x.shape[1], o)
-    m, s = torch.zeros(2, len(x))
-    rows = torch.where(kept, y, -1).numpy()
-    _by_rows(_forward, x, x.numpy(), x.view(torch.int32).numpy(), rows, m.numpy(), s.numpy())
-    z_y = x.gather(-1, y[:, None])[:, 0]
-    share = torch.where(kept, 1.0 if weight is None else weight.float()[y], 0.0)
-    return finish(m, s, z_y, share.float(), kept, wrong, None, o)
+    x, n = x.contiguous(), len(x)  # or the loops would not be vectorised
+    loss, lse, correct = torch.empty(n), torch.empty(n), torch.empty(n, dtype=torch.bool)
+    numbers = torch.empty(6, n)
+    w = torch.empty(0) if weight is None else weight.float().contiguous()
+    arrays = (a.numpy() for a in (x, x.view(torch.int32), target.long().contiguous(), w))
+    results = (a.numpy() for a in (loss, lse, correct, numbers))
+    _by_rows(_forward, x, *arrays, o.ignore_index, o.z_loss, *results)
+    return loss, lse, correct, numbers
 
 
 def backward(
@@ -156,20 +193,13 @@ def backward(
     out: Tensor,
 ) -> None:
     """As :func:`celib.kernels.with_aten.backward`."""
-    x = x.contiguous()
-    y, kept, _ = lookup(target, x.shape[1], o)
-    m, total, rest, _, share, _ = numbers
-    of_p = factor_of_p(o, numbers, g_loss, g_lse)
-    z_y = x.gather(-1, y[:, None])[:, 0]
-    p_y = torch.where(z_y == m, 1.0, torch.exp(z_y - m)) / total
-    at_y = (of_p - g_loss * share) * p_y - (g_loss * share) * rest
-    at_y = torch.where(z_y == -math.inf, 0.0, at_y)
-    rows = torch.where(kept, y, -1).numpy()
-    vectors = (a.float().numpy() for a in (m, of_p / total, at_y))
-    _by_rows(_backward, x, x.numpy(), rows, *vectors, out.numpy(), out.data_ptr() == x.data_ptr())
+    in_place = out.data_ptr() == x.data_ptr() and x.is_contiguous()
+    inputs = (a.contiguous().numpy() for a in (x, target.long()))
+    vectors = (a.contiguous().numpy() for a in (numbers, g_loss, g_lse))
+    _by_rows(_backward, x, *inputs, o.ignore_index, o.z_loss, *vectors, out.numpy(), in_place)
 
 
-def _by_rows(kernel: Callable[..., None], x: Tensor, *arguments: NDArray[Any] | bool) -> None:
+def _by_rows(kernel: Callable[..., None], x: Tensor, *arguments: NDArray[Any] | float) -> None:
     """The kernel, on as many threads as torch would use; a small input is not worth a thread."""
     n, workers = len(x), torch.get_num_threads()
     if workers == 1 or x.numel() < 2**16:
