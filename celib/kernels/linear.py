@@ -142,7 +142,9 @@ def _setup_all(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward_all(ctx: Any, g: Tensor, *_: Any) -> tuple[Any, ...]:
+def _backward_all(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if g is None:
+        return (None,) * (5 + len(ctx.options) + 4)
     x, matrix, bias, target, weight, *kept = ctx.saved_tensors
     layer = (x, matrix, bias)
     if torch.is_grad_enabled():  # the derivative is itself to be differentiated

@@ -31,7 +31,7 @@ def kernel(x: Tensor, target: Tensor, o: Options) -> ModuleType:
         from celib.kernels import with_triton
 
         return with_triton
-    of_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and _has("numba")
+    of_cpu = x.device.type == "cpu" and half_or_single and _has("numba")
     plain = o.label_smoothing == 0 and o.softcap == 0 and o.scale == 1
     if of_cpu and plain and not target.is_floating_point():
         from celib.kernels import with_numba

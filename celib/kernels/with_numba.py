@@ -1,15 +1,16 @@
 """The kernel of a CPU: one row after another, each read from memory once, rows shared by threads.
 
-For float32 logits and classes as targets. The row stays in the core's cache between its largest
-entry, the sum, and in the backward pass the gradient; the loops are vectorised by LLVM, the
-exponential among them, which is why it is written here. Compiled at the first call, and cached.
+For classes as targets. The row stays in the core's cache between its largest entry, the sum, and in
+the backward pass the gradient; the loops are vectorised by LLVM, the exponential among them, which
+is why it is written here. Logits of other dtypes than float32 are converted a block at a time.
+Compiled at the first call, and cached.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celib.kernels.family import Options
+from celib.kernels.with_aten import blocks
 
 # Sums may be taken in any order, so that they are taken in vectors; NaN and inf keep their meaning.
 _SUMS = {"reassoc", "nsz", "contract"}
@@ -107,20 +109,22 @@ def _others(x, bits, c):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _forward(x, bits, y, w, ignored, z_loss, loss, lse, correct, numbers, first, last):
+def _forward(x, bits, y, w, ignored, z_loss, loss, lse, correct, numbers, start, first, last):
+    """Rows first to last of all, of which x begins with row start."""
     for i in range(first, last):
+        row = x[i - start]
         c = y[i]
         loss[i] = lse[i] = 0.0
         correct[i] = False
         numbers[:, i] = 0.0
         if c == ignored:
             continue
-        if not 0 <= c < x.shape[1]:
+        if not 0 <= c < row.size:
             loss[i] = lse[i] = numbers[0, i] = math.nan
             continue
         # The rest is in float64, once a row. What is 1 without it is written so: inf - inf is not.
-        m, s = _others(x[i], bits[i], c)
-        top, z_y = float(m), float(x[i, c])
+        m, s = _others(row, bits[i - start], c)
+        top, z_y = float(m), float(row[c])
         largest = max(top, z_y)
         rest = s * (1.0 if top == largest else math.exp(top - largest))
         total = rest + (1.0 if z_y == largest else math.exp(z_y - largest))
@@ -140,45 +144,48 @@ def _forward(x, bits, y, w, ignored, z_loss, loss, lse, correct, numbers, first,
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _backward(x, y, ignored, z_loss, numbers, g_loss, g_lse, out, in_place, first, last):
+def _backward(
+    x, out, in_place, y, ignored, z_loss, numbers, g_loss, g_lse, start, first, last
+):  # fmt: skip
     for i in range(first, last):
+        row, to = x[i - start], out[i - start]
         c = y[i]
         if c == ignored:
-            out[i] = 0.0
+            to[:] = 0.0
             continue
         m, total, rest, share = numbers[0, i], numbers[1, i], numbers[2, i], numbers[4, i]
         if math.isnan(m):
-            out[i] = m
+            to[:] = m
             continue
         of_y = g_loss[i] * share
         of_p = of_y + g_lse[i]
         if z_loss > 0.0:
             of_p += g_loss[i] * 2.0 * z_loss * (m + math.log(total))
-        z_y = x[i, c]
+        z_y = row[c]
         p_y = (1.0 if z_y == m else math.exp(z_y - m)) / total
         factor = np.float32(of_p / total)
         if m == math.inf:
-            for k in range(x.shape[1]):
-                out[i, k] = factor if x[i, k] == m else np.float32(0.0)
+            for k in range(row.size):
+                to[k] = factor if row[k] == m else np.float32(0.0)
         elif in_place:
-            _scale_in_place(x[i], m, factor)
+            _scale_in_place(row, m, factor)
         else:
-            _scaled(x[i], m, factor, out[i])
+            _scaled(row, m, factor, to)
         # p - 1, from 1 - p.
-        out[i, c] = 0.0 if z_y == -math.inf else (of_p - of_y) * p_y - of_y * rest
+        to[c] = 0.0 if z_y == -math.inf else (of_p - of_y) * p_y - of_y * rest
 
 
 def forward(
     x: Tensor, target: Tensor, weight: Tensor | None, o: Options
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As :func:`celib.kernels.with_aten.forward`."""
-    x, n = x.contiguous(), len(x)  # or the loops would not be vectorised
+    n = len(x)
     loss, lse, correct = torch.empty(n), torch.empty(n), torch.empty(n, dtype=torch.bool)
-    numbers = torch.empty(6, n)
-    w = torch.empty(0) if weight is None else weight.float().contiguous()
-    arrays = (a.numpy() for a in (x, x.view(torch.int32), target.long().contiguous(), w))
-    results = (a.numpy() for a in (loss, lse, correct, numbers))
-    _by_rows(_forward, x, *arrays, o.ignore_index, o.z_loss, *results)
+    numbers, w = torch.empty(6, n), torch.empty(0) if weight is None else weight.float()
+    y, factors, *results = _arrays(target.long(), w, loss, lse, correct, numbers)
+    for i, z in _blocks(x):
+        rows = _arrays(z, z.view(torch.int32))
+        _by_rows(_forward, i, *rows, y, factors, o.ignore_index, o.z_loss, *results)
     return loss, lse, correct, numbers
 
 
@@ -193,23 +200,43 @@ def backward(
     out: Tensor,
 ) -> None:
     """As :func:`celib.kernels.with_aten.backward`."""
-    in_place = out.data_ptr() == x.data_ptr() and x.is_contiguous()
-    inputs = (a.contiguous().numpy() for a in (x, target.long()))
-    vectors = (a.contiguous().numpy() for a in (numbers, g_loss, g_lse))
-    _by_rows(_backward, x, *inputs, o.ignore_index, o.z_loss, *vectors, out.numpy(), in_place)
+    y, *vectors = _arrays(target.long(), numbers, g_loss, g_lse)
+    for i, z in _blocks(x):
+        # A block that was made here takes its own gradient.
+        made = z.data_ptr() != x[i].data_ptr()
+        to = z if made else out[i]
+        in_place = to.data_ptr() == z.data_ptr()
+        rows = z.numpy(), to.numpy()
+        _by_rows(_backward, i, *rows, in_place, y, o.ignore_index, o.z_loss, *vectors)
+        if made:
+            out[i] = z
 
 
-def _by_rows(kernel: Callable[..., None], x: Tensor, *arguments: NDArray[Any] | float) -> None:
+def _blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Rows in float32, side by side: all at once, or copies of a block at a time."""
+    if x.dtype == torch.float32 and x.is_contiguous():
+        yield slice(0, len(x)), x
+    else:
+        for i in blocks(x):
+            yield i, torch.empty(x[i].shape).copy_(x[i])
+
+
+def _arrays(*tensors: Tensor) -> Iterator[NDArray[Any]]:
+    return (a.contiguous().numpy() for a in tensors)
+
+
+def _by_rows(kernel: Callable[..., None], rows: slice, *arguments: Any) -> None:
     """The kernel, on as many threads as torch would use; a small input is not worth a thread."""
-    n, workers = len(x), torch.get_num_threads()
-    if workers == 1 or x.numel() < 2**16:
-        kernel(*arguments, 0, n)
-        return
-    step = -(-n // workers)
-    pool = _pool(os.getpid(), workers)
-    parts = [pool.submit(kernel, *arguments, i, min(n, i + step)) for i in range(0, n, step)]
-    for part in parts:
-        part.result()
+    start, stop, workers = rows.start, rows.stop, torch.get_num_threads()
+    step = -(-(stop - start) // workers)
+    parts = [(start, i, min(stop, i + step)) for i in range(start, stop, max(step, 1))]
+    if arguments[0].size < 2**16:
+        parts = [(start, start, stop)]
+    others = [_pool(os.getpid(), workers).submit(kernel, *arguments, *part) for part in parts[1:]]
+    for part in parts[:1]:
+        kernel(*arguments, *part)
+    for other in others:
+        other.result()
 
 
 @cache

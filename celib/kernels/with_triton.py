@@ -71,10 +71,11 @@ def _logits(X, inside, scale, softcap, CAPPED: tl.constexpr):
 
 @triton.jit
 def _absorb(m, s, z):
-    """The pair of each lane, its largest logit and the sum of exp(z - m), after one more tile."""
+    """The pair of each lane, its largest logit and the sum of exp(z - m), one tile on."""
     new = tl.maximum(m, tl.max(z, axis=0))
     ref = tl.where(new == -INF, 0.0, new)  # nothing but masked classes so far
-    s = s * tl.exp2((m - ref) * LOG2_E) + tl.sum(tl.exp2((z - ref[None, :]) * LOG2_E), axis=0)
+    s = s * tl.exp2((m - ref) * LOG2_E)
+    s += tl.sum(tl.exp2((z - ref[None, :]) * LOG2_E), axis=0)
     return new, s
 
 
