@@ -74,11 +74,20 @@ def _largest(bits):
 
 
 @njit(nogil=True, fastmath=_SUMS, error_model="numpy", cache=True)
-def _sum(x, m):
+def _short_sum(x, m):
     s = np.float32(0.0)
     for k in range(x.size):
         s += _exp(x[k] - m)
     return s
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _sum(x, m):
+    # Short sums are exact but for a few units of the last place; they are added up in float64.
+    total = 0.0
+    for k in range(0, x.size, 256):
+        total += _short_sum(x[k : k + 256], m)
+    return total
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -101,10 +110,10 @@ def _others(x, bits, c):
     top = np.int32(_key(best)).view(np.float32)
     if -math.inf < top < math.inf:
         return top, _sum(x[:c], top) + _sum(x[c + 1 :], top)
-    s = np.float32(0.0)  # without classes 0, with certainties their number
+    s = 0.0  # without classes 0, with certainties their number
     for k in range(x.size):
         if k != c and top != -math.inf and not x[k] < top:
-            s += _ONE if x[k] == top else x[k]
+            s += 1.0 if x[k] == top else x[k]
     return top, s
 
 
