@@ -1,5 +1,6 @@
 # make book     build the site                make test       check everything
 # make serve    build and show it             make notebooks  execute the chapters that changed
+# make bench    time the kernels and their peers on this machine: celib/data/speed.json
 #
 # PYTHON names the interpreter to start from, VENV the environment that is made.
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 SITE := book/_build/html
 SHELL_OF_SITE := book/_config.yml $(wildcard book/_ext/* book/_ext/*/* book/_assets/* book/_templates/* book/_templates/*/*)
 
-.PHONY: book serve notebooks lint nbval links test address clean
+.PHONY: book serve notebooks bench lint nbval links test address clean
 
 book: $(VENV)/.book
 	@if [ -f book/_build/.shell ] && [ -z "$$(find $(SHELL_OF_SITE) -newer book/_build/.shell)" ]; then all=; else all=--all; fi; \
@@ -27,6 +28,10 @@ serve: book
 
 notebooks: $(VENV)/.all
 	$(BIN)/python book/notebooks.py $(NAMES)
+
+# On all cores, unless the caller set OMP_NUM_THREADS; ARGS=--quick for a trial.
+bench: $(VENV)/.all
+	$(if $(filter file,$(origin OMP_NUM_THREADS)),env -u OMP_NUM_THREADS) $(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check

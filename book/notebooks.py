@@ -109,6 +109,7 @@ def execute(notebook: NotebookNode) -> None:
         kernel_name="python3",
         extra_arguments=["--IPKernelApp.log_level=40"],
         record_timing=False,
+        coalesce_streams=True,
         on_cell_start=lambda cell, cell_index: progress(cell_index, len(notebook.cells)),
         resources={"metadata": {"path": str(CHAPTERS)}},
     )

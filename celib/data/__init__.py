@@ -7,6 +7,7 @@ function           what it is                               licence
 ``sample_image``   two photographs that scikit-learn ships  CC BY 2.0 (its README)
 ``digits``         1797 handwritten digits, 8 by 8 pixels   CC BY 4.0 (UCI, id 80)
 ``frameworks``     what other libraries' losses returned    measured here
+``speed``          time and memory of the fused losses      measured here
 =================  =======================================  ==========================
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["digits", "frameworks", "python_topics", "sample_image"]
+__all__ = ["digits", "frameworks", "python_topics", "sample_image", "speed"]
 
 # The topics change with every version of CPython, so the book keeps one version of them.
 _TOPICS_SHA256 = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"
@@ -91,3 +92,32 @@ def frameworks() -> dict[str, dict[str, Any]]:
     content = files(__name__).joinpath("frameworks.json").read_text("utf-8")
     records: dict[str, dict[str, Any]] = json.loads(content)
     return records
+
+
+def speed() -> dict[str, dict[str, Any]]:
+    """How long the fused losses took beside their peers, and what memory: ``make bench`` writes it.
+
+    Returns:
+        A run for each kind of device that was measured, ``"cpu"`` or ``"cuda"``. A run has its
+        ``"date"``, ``"device"`` and ``"versions"``; the ``"bandwidth"`` of a copy in bytes/s, read
+        and written, and the rate of a matrix ``"product"`` in operations/s; in ``"skipped"`` what
+        was not measured, and why; and lists of entries.
+
+        Entries of ``"logits"``, ``"linear"``, ``"graph"`` (both passes in one CUDA graph) and
+        ``"calibration"`` have the ``"peer"``, ``"rows"``, ``"classes"``, ``"features"`` (of a
+        linear layer, or None), ``"dtype"``, ``"chunk"`` and ``"pass"``, which is ``"forward"``,
+        ``"backward"``, ``"both"`` or the name of a calibration error; in seconds the ``"median"``
+        and the quartiles ``"low"`` and ``"high"`` of so many ``"repeats"``; and the ``"peak"`` of
+        memory beyond what was there before, in bytes, or None.
+
+        Those of ``"error"`` have ``"peer"``, ``"classes"``, ``"dtype"``, the ``"offset"`` of all
+        logits, the largest relative error of a ``"loss"``, and that of a ``"gradient"`` relative
+        to its largest entry, against float64 on the same logits.
+
+    Example:
+        >>> {"celib", "eager"} <= {entry["peer"] for entry in speed()["cpu"]["logits"]}
+        True
+    """
+    content = files(__name__).joinpath("speed.json").read_text("utf-8")
+    runs: dict[str, dict[str, Any]] = json.loads(content)
+    return runs

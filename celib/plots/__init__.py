@@ -8,6 +8,7 @@ from celib.plots.calibration import *
 from celib.plots.divergence import *
 from celib.plots.gradients import *
 from celib.plots.information import *
+from celib.plots.kernels import *
 from celib.plots.likelihood import *
 from celib.plots.losses import *
 from celib.plots.numerics import *

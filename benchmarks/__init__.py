@@ -1,0 +1,11 @@
+"""What the fused losses cost, beside what else computes them: ``make bench``.
+
+- ``timing``: seconds and bytes of anything, the peers of a comparison taking turns
+- ``cross_entropy``: the peers of the losses, the shapes, and the error against float64
+- ``calibration``: calibration errors
+- ``__main__``: the command: progress, a table, ``celib/data/speed.json`` and a figure
+
+Peers are used if they are installed, and named with the reason if not: liger-kernel,
+cut-cross-entropy and quack-kernels on a GPU; torchmetrics, netcal and relplot for calibration. The
+result of each is compared before it is timed. Nothing here is needed by :mod:`celib`.
+"""
