@@ -16,9 +16,11 @@ from celib.kernels.operators import rows
 from celib.losses.arguments import (
     REDUCTIONS,
     autocast,
+    can_check,
     class_weights,
     classes,
     distributions,
+    indices,
     layer,
     logits,
     number,
@@ -114,7 +116,7 @@ def cross_entropy(
     z, axis = logits(input), min(1, input.ndim - 1)
     if inplace_backward and input.is_leaf and input.requires_grad:
         raise ValueError("inplace_backward = True: input is a leaf, whose values would be lost")
-    target, kept, wrong = _targets(target, input.shape, axis, ignore_index, validate)
+    target, wrong = _targets(target, input.shape, axis, ignore_index, validate)
     z = z.to(torch.promote_types(z.dtype, target.dtype)) if target.dtype == torch.float64 else z
     count = z.shape[-1]
     w = class_weights(weight, count, wide(z), validate)
@@ -124,8 +126,8 @@ def cross_entropy(
     soft = target.is_floating_point()
     y = target.reshape(-1, count) if soft else target.reshape(-1)
     loss, lse, share, correct = (a.view(z.shape[:-1]) for a in rows(x, y, w, o, inplace_backward))
-    over = mean_over or ("count" if soft else "weight")
-    loss = reduce(spoil(loss, wrong), reduction, share if over == "weight" else kept)
+    share = _share(share, y.view(loss.shape) if not soft else None, mean_over, ignore_index)
+    loss = reduce(spoil(loss, wrong), reduction, share)
     return CrossEntropy(loss, lse, correct) if return_statistics else loss
 
 
@@ -188,24 +190,25 @@ def linear_cross_entropy(
     layer(input, linear_weight, linear_bias)
     count, axis = len(linear_weight), input.ndim - 1
     shape = torch.Size((*input.shape[:-1], count))
-    target, kept, wrong = _targets(target, shape, axis, ignore, validate)
+    target, wrong = _targets(target, shape, axis, ignore, validate)
     w = class_weights(weight, count, wide(input), validate)
     soft = target.is_floating_point()
     y = target.reshape(-1, count) if soft else target.reshape(-1)
     x, matrix, bias = autocast(input.reshape(-1, input.shape[-1]), linear_weight, linear_bias)
-    over = mean_over or ("count" if soft else "weight")
+    labels = None if soft else y
     if reduction != "none" and not return_statistics:
         total, share = loss_of_all(x, matrix, bias, y, w, o, chunk_size)
         total = spoil(total, None if wrong is None else wrong.any())
-        counted = share if over == "weight" else kept
-        return total if reduction == "sum" else total / counted.sum()
+        share = _share(share, labels, mean_over, ignore)
+        return total if reduction == "sum" else total / share.sum()
     results = (
         rows(torch.nn.functional.linear(x, matrix, bias), y, w, o)
         if soft
         else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
     )
-    loss, lse, share, correct = (a.view(shape[:-1]) for a in results)
-    loss = reduce(spoil(loss, wrong), reduction, share if over == "weight" else kept)
+    share = _share(results[2], labels, mean_over, ignore)
+    loss, lse, correct = (results[i].view(shape[:-1]) for i in (0, 1, 3))
+    loss = reduce(spoil(loss, wrong), reduction, share)
     return CrossEntropy(loss, lse, correct) if return_statistics else loss
 
 
@@ -230,8 +233,8 @@ def _options(
 
 def _targets(
     target: Tensor, shape: torch.Size, axis: int, ignore_index: int, validate: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Targets for a kernel, which of them count, and what the kernel cannot see to be wrong.
+) -> tuple[Tensor, Tensor | None]:
+    """Targets for a kernel, and what the kernel cannot see to be wrong.
 
     ``shape`` is that of the logits, with the classes at ``axis``. Classes stay as they are: a
     kernel poisons the row of one that does not exist.
@@ -239,11 +242,21 @@ def _targets(
     tensor("target", target)
     if target.is_floating_point():
         wrong = distributions(target, shape, axis, ignore_index, validate)
-        target = target.movedim(axis, -1)
-        return target, torch.ones(target.shape[:-1], device=target.device), wrong
+        return target.movedim(axis, -1), wrong
     sites = torch.Size((*shape[:axis], *shape[axis + 1 :]))
-    _, kept, _ = classes(target, sites, shape[axis], ignore_index, validate)
-    return target, kept, None
+    indices(target, sites)
+    if validate and can_check(target):
+        classes(target, sites, shape[axis], ignore_index, validate)
+    return target, None
+
+
+def _share(
+    share: Tensor, labels: Tensor | None, mean_over: str | None, ignore_index: int
+) -> Tensor:
+    """What each target, a class or else a row of probabilities, adds to the divisor of a mean."""
+    if mean_over == "weight" or (mean_over is None and labels is not None):
+        return share
+    return torch.ones_like(share) if labels is None else (labels.long() != ignore_index).to(share)
 
 
 def focal_loss(
