@@ -308,6 +308,7 @@ class TestNastyRows:
 
     def test_24_degenerate_shapes(self, kernel):
         for n, c in ((0, 5), (1, 1), (1, 2), (3, 1)):
+            loss, lse, _, _, dx = run(normal(n, c).half(), torch.zeros(n, dtype=torch.long))
             loss, lse, _, _, dx = run(normal(n, c), torch.zeros(n, dtype=torch.long))
             assert loss.shape == lse.shape == (n,)
             assert dx.shape == (n, c)
@@ -678,6 +679,19 @@ class TestLinear:
             )
 
         assert off(64 // k) <= 1.1 * off(64) + torch.finfo(torch.bfloat16).eps / 8
+
+    @pytest.mark.parametrize("options", LAYERS, ids=str)
+    def test_18_same_bits(self, options):
+        x, matrix, y = normal(50, 16), normal(300, 16, seed=1), classes(50, 300)
+        layer = [x.requires_grad_(), matrix.requires_grad_()]
+
+        def once():
+            loss = linear_cross_entropy(*layer, y, **options)
+            return loss, *grad(loss.sum(), layer)
+
+        first = once()
+        for _ in range(4):
+            assert all(torch.equal(a, b) for a, b in zip(once(), first, strict=True))
 
     def test_autocast(self):
         x, matrix, y = normal(10, 6), normal(11, 6, seed=1), classes(10, 11)

@@ -226,8 +226,10 @@ def _blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
     if x.dtype == torch.float32 and x.is_contiguous():
         yield slice(0, len(x)), x
     else:
-        for i in blocks(x):
-            yield i, torch.empty(x[i].shape).copy_(x[i])
+        parts = blocks(x)
+        block = torch.empty(x[parts[0]].shape)
+        for i in parts:
+            yield i, block[: i.stop - i.start].copy_(x[i])
 
 
 def _arrays(*tensors: Tensor) -> Iterator[NDArray[Any]]:
