@@ -212,7 +212,7 @@ def backward(
     y, *vectors = _arrays(target.long(), numbers, g_loss, g_lse)
     for i, z in _blocks(x):
         # A block that was made here takes its own gradient.
-        made = z.data_ptr() != x[i].data_ptr()
+        made = z is not x
         to = z if made else out[i]
         in_place = to.data_ptr() == z.data_ptr()
         rows = z.numpy(), to.numpy()

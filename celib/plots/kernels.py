@@ -118,10 +118,10 @@ def chunk_memory(
     mega = 1e6
     ax.loglog(chunk, buffer / mega, "--", color=COLOURS[2], label="logits of one chunk")
     ax.axhline(
-        gradient / mega, color=COLOURS[4], linestyle="--", label="gradient of the weight",
+        gradient / mega, color=COLOURS[4], linestyle="--", label="gradient of the weights",
     )  # fmt: skip
     total = gradient + np.maximum(buffer, gradient)
-    ax.loglog(chunk, total / mega, color=COLOURS[0], label="both, at their peak")
+    ax.loglog(chunk, total / mega, color=COLOURS[0], label="all at the peak")
     ax.loglog(
         list(recorded), [b / mega for b in recorded.values()], "o", color=COLOURS[0],
         label="recorded",
