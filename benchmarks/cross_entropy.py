@@ -157,8 +157,7 @@ def _quack_linear() -> Peer:
 
 
 def _inplace(z: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-    # A leaf is refused; its view is not one.
-    return cross_entropy(z.view_as(z), y, reduction=reduction, inplace_backward=True)
+    return cross_entropy(z, y, reduction=reduction, inplace_backward=True)
 
 
 def _with(function: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
@@ -210,7 +209,7 @@ def times(
 
 def _step(peer: Peer, inputs: list[Tensor], y: Tensor) -> Step:
     def step(mark: Callable[[], None]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        leaves = [(a.clone() if peer.overwrites else a.detach()).requires_grad_() for a in inputs]
+        leaves = [_input(peer, a) for a in inputs]
         with peer.within():
             mark()
             loss = peer.loss(*leaves, y)
@@ -220,6 +219,12 @@ def _step(peer: Peer, inputs: list[Tensor], y: Tensor) -> Step:
         return loss, gradient
 
     return step
+
+
+def _input(peer: Peer, a: Tensor) -> Tensor:
+    """A leaf; or, for a peer that overwrites it, a copy that is none."""
+    leaf = a.detach().requires_grad_()
+    return leaf * 1 if peer.overwrites else leaf
 
 
 def _captured(peer: Peer, inputs: list[Tensor], y: Tensor) -> Step:
@@ -327,7 +332,7 @@ def errors(device: str, quick: bool, skipped: dict[str, str]) -> list[dict[str, 
 
 
 def _each(peer: Peer, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = (z.clone() if peer.overwrites else z.detach()).requires_grad_()
+    leaf = _input(peer, z)
     with peer.within():
         each = peer.loss(leaf, y, reduction="none")
         loss = each.detach().double().clone()

@@ -299,6 +299,31 @@ class TestNastyRows:
             assert error(a, b) < 5e-7
 
     @general
+    @pytest.mark.parametrize("o", [PLAIN, SMOOTH], ids=["plain", "smooth"])
+    def test_certain_in_a_later_tile(self, kernel, o):
+        x = torch.zeros(2, 5000)
+        x[:, 4999] = inf
+        y = torch.tensor([4999, 3])
+        for target in (y, F.one_hot(y, 5000).float()):
+            for w in (None, torch.arange(5000) % 2.0):
+                found, wanted = run(x, target, w, o), exact(x, target, w, o)
+                assert torch.equal(found[0].double(), wanted[0])
+
+    def test_ignored_row_in_the_reference(self):
+        x = torch.tensor([[nan, 1.0, 2.0], [0.0, 1.0, 2.0]], requires_grad=True)
+        loss = cross_entropy(x, torch.tensor([-100, 1]), softcap=5.0, reduction="sum")
+        (dx,) = grad(loss, x, create_graph=True)
+        assert (dx[0] == 0).all()
+        assert dx[1].isfinite().all()
+
+    @general
+    def test_softcap_of_small_logits(self, kernel):
+        x, o = torch.tensor([[0.01, 0.02, -0.01]]), Options(softcap=50.0)
+        found, wanted = run(x, torch.tensor([0]), None, o), exact(x, torch.tensor([0]), None, o)
+        assert ulps(found[0], wanted[0]) <= 4
+        assert ulps(found[4], wanted[4]) <= 8
+
+    @general
     def test_softcap_leaves_masks(self, kernel):
         x = torch.tensor([[1.0, -inf, 3.0]])
         loss, _, _, _, dx = run(x, torch.tensor([0]), None, Options(softcap=2.0))
@@ -339,8 +364,9 @@ class TestLayout:
         loss.backward(retain_graph=True)
         with pytest.raises(RuntimeError, match="inplace operation"):
             loss.backward()
-        with pytest.raises(ValueError, match="inplace_backward = True: input is a leaf"):
-            cross_entropy(leaf, y, inplace_backward=True)
+        for values in (leaf, leaf.view(6, 50), leaf[:, :]):
+            with pytest.raises(ValueError, match="inplace_backward = True: input is a leaf"):
+                cross_entropy(values, y, inplace_backward=True)
 
     def test_strides(self, kernel):
         x, y = normal(5, 40), classes(5, 40)
@@ -378,6 +404,25 @@ class TestLayout:
         x, y = normal(9, 20), classes(10, 20).to(dtype)
         assert torch.equal(run(x, y[1:])[4], run(x, y[1:].clone())[4])
         assert torch.equal(run(x, y[1:])[0], run(x, y[1:].long())[0])
+
+    def test_weights_of_any_layout(self, kernel):
+        x, y, w = normal(4, 5), classes(4, 5), torch.rand(10)
+        for view in (w[::2], torch.tensor(2.0).expand(5)):
+            for a, b in zip(run(x, y, view), run(x, y, view.clone()), strict=True):
+                assert torch.equal(a, b)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+    def test_other_default_dtype(self, kernel, dtype):
+        x, y = normal(60, 300, size=20).to(dtype), classes(60, 300)
+        wanted = run(x, y)
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = run(x, y)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for a, b in zip(found, wanted, strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
 
     def test_18_same_bits(self, kernel):
         x, y, w = normal(8, 777), classes(8, 777), torch.rand(777)
@@ -442,6 +487,34 @@ class TestAutograd:
         inputs = [a.requires_grad_() for a in (x, q, w)]
         assert gradcheck(lambda x, q, w: operators.rows(x, q, w, EVERY)[0], inputs)
 
+    def test_linear_by_target_and_weight(self):
+        x, matrix = normal(3, 2, dtype=torch.float64), normal(4, 2, seed=2, dtype=torch.float64)
+        q, w = normal(3, 4, seed=1, dtype=torch.float64).softmax(-1), torch.ones(4).double()
+        inputs = [a.requires_grad_() for a in (x, matrix, q, w)]
+        for reduction in ("none", "mean"):
+
+            def loss(x, matrix, q, w, reduction=reduction):
+                options = {"weight": w, "reduction": reduction, "validate": False}
+                return linear_cross_entropy(x, matrix, q, **options)
+
+            assert gradcheck(loss, inputs)
+
+    @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own
+    def test_transforms_of_torch_func(self):
+        x, matrix, y = normal(6, 3), normal(5, 3, seed=1), classes(6, 5)
+        for loss in (
+            lambda x: cross_entropy(x @ matrix.T, y),
+            lambda x: linear_cross_entropy(x, matrix, y),
+        ):
+            leaf = x.clone().requires_grad_()
+            torch.testing.assert_close(torch.func.grad(loss)(x), grad(loss(leaf), leaf)[0])
+        each = torch.vmap(cross_entropy)(x @ matrix.T, y)
+        torch.testing.assert_close(each, cross_entropy(x @ matrix.T, y, reduction="none"))
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x @ matrix.T, torch.ones(6, 5))
+            with pytest.raises(NotImplementedError):  # rather than a derivative of 0
+                cross_entropy(dual, y)
+
     def test_logsumexp_is_differentiable(self, kernel):
         x, y = normal(5, 20).requires_grad_(), torch.tensor([0, 1, 2, -100, 4])
         found = cross_entropy(x, y, return_statistics=True)
@@ -475,12 +548,17 @@ class TestAutograd:
             grad(found.sum(), a)[0].double(), grad(wanted.sum(), b)[0], rtol=1e-5, atol=1e-6
         )
 
+    @pytest.mark.parametrize("n", [0, 3])
     @pytest.mark.parametrize(("reduction", "value"), [("none", 0.0), ("sum", 0.0), ("mean", nan)])
-    def test_09_all_ignored(self, kernel, reduction, value):
-        x, y = normal(3, 4).requires_grad_(), torch.full((3,), -100)
-        loss = cross_entropy(x, y, reduction=reduction)
-        assert loss.isnan().all() if math.isnan(value) else (loss == value).all()
-        assert (grad(loss.sum(), x)[0] == 0).all()
+    def test_09_all_ignored(self, kernel, reduction, value, n):
+        x, y = normal(n, 4).requires_grad_(), torch.full((n,), -100)
+        matrix = normal(5, 4, seed=1).requires_grad_()
+        for inputs, loss in (
+            ([x], cross_entropy(x, y, reduction=reduction)),
+            ([x, matrix], linear_cross_entropy(x, matrix, y, reduction=reduction)),
+        ):
+            assert loss.isnan().all() if math.isnan(value) else (loss == value).all()
+            assert all((a == 0).all() for a in grad(loss.sum(), inputs))
 
     @general
     def test_11_smoothing_beyond_underflow(self, kernel):
@@ -524,6 +602,12 @@ class TestCompiler:
         torch.testing.assert_close(compiled(*inputs), loss(*inputs))
         for a, b in zip(grad(compiled(*inputs), inputs), grad(loss(*inputs), inputs), strict=True):
             torch.testing.assert_close(a, b)
+
+    def test_any_number_of_classes(self):
+        compiled = torch.compile(cross_entropy, fullgraph=True, backend="aot_eager")
+        for c in (5, 7, 9):
+            x, q = normal(6, c), normal(6, c, seed=1).softmax(-1)
+            torch.testing.assert_close(compiled(x, q), cross_entropy(x, q))
 
     @pytest.mark.parametrize("soft", [False, True], ids=["classes", "probabilities"])
     def test_opcheck(self, soft):
@@ -581,6 +665,33 @@ class TestDispatch:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert float(done.stdout) == pytest.approx(math.log(4))
+
+    def test_numba_that_cannot_be_imported(self):
+        code = (
+            "import sys, types; broken = types.ModuleType('numba')\n"
+            "import importlib.machinery\n"
+            "broken.__spec__ = importlib.machinery.ModuleSpec('numba', None)\n"
+            "sys.modules['numba'] = broken\n"  # from it njit cannot be imported
+            "import torch; from celib.losses import cross_entropy\n"
+            "print(cross_entropy(torch.zeros(2, 4), torch.tensor([0, 1])).item())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout) == pytest.approx(math.log(4))
+
+    def test_after_the_main_thread(self):
+        # A thread may outlive the main one, whose end closes every pool.
+        code = (
+            "import threading, time, torch; from celib.losses import cross_entropy\n"
+            "torch.set_num_threads(2)\n"
+            "def late():\n"
+            "    time.sleep(1)\n"
+            "    print(cross_entropy(torch.zeros(400, 1000), torch.arange(400)).item())\n"
+            "threading.Thread(target=late).start()\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout) == pytest.approx(math.log(1000))
 
     def test_large_arrays_of_numpy(self):
         # Large pages are asked for by NumPy alone: the gradient must lie in its memory.
@@ -700,8 +811,11 @@ class TestLinear:
             layer = [x.requires_grad_(), matrix.requires_grad_()]
             found = linear_cross_entropy(*layer, y)
             assert torch.equal(cross_entropy(F.linear(*layer), y), wanted)
+            double = [a.detach().double() for a in layer]
+            untouched = linear_cross_entropy(*double, y)  # autocast leaves float64 alone
         torch.testing.assert_close(found, wanted)
         assert all(a.dtype == torch.float32 for a in grad(found, layer))
+        assert torch.equal(untouched, linear_cross_entropy(*double, y))
 
     def test_no_gradient_no_memory(self):
         x, matrix, y = normal(10, 6), normal(11, 6, seed=1), classes(10, 11)
@@ -762,8 +876,9 @@ MUTATIONS = {
         "tl.exp2(z * LOG2_E - ref[None, :] * LOG2_E)",
     ),
     "no correction of the sum": ("s = s * tl.exp2((m - ref) * LOG2_E)", "s = s + 0.0"),
-    "1 - p by subtraction": ("tl.store(NUMBERS + 2 * rows, rest / total)",
-                             "tl.store(NUMBERS + 2 * rows, 1.0 - 1.0 / total)"),
+    "1 - p by subtraction": (
+        "tl.store(NUMBERS, rest / total)", "tl.store(NUMBERS, 1.0 - 1.0 / total)"
+    ),
 }  # fmt: skip
 
 

@@ -67,16 +67,16 @@ def reference(
         The loss of each row, its lse, the weight of its target, and whether no class is likelier
         than its target; each of shape (...). The first three are 0 in a row that is ignored.
     """
-    z = logits(x, o)
-    w = None if weight is None else weight.to(z.dtype)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    w = None if weight is None else weight.to(dtype)
     soft = target.is_floating_point()
     if soft:
-        q = target.to(z.dtype)
-        y, kept = q.argmax(-1), torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+        q = target.to(dtype)
+        y, kept = q.argmax(-1), torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
         wrong = ~kept
     else:
-        y, kept, wrong = lookup(target, z.shape[-1], o)
-    z = torch.where(kept[..., None], z, 0.0)
+        y, kept, wrong = lookup(target, x.shape[-1], o)
+    z = logits(torch.where(kept[..., None], x, 0.0), o)
     surprise = surprise_of(z)
     lse = torch.where(kept, log_sum(z, surprise), 0.0)
     if soft:
@@ -93,7 +93,8 @@ def reference(
     if o.z_loss > 0:
         loss = loss + o.z_loss * lse * lse
     loss = torch.where(kept, loss, 0.0) * torch.where(wrong, math.nan, 1.0).to(z.dtype)
-    correct = kept & ~wrong & (z.gather(-1, y[..., None])[..., 0] == z.amax(-1))
+    most = z.gather(-1, y[..., None])[..., 0] == z.amax(-1)
+    correct = kept & ~wrong & ~lse.isnan() & most
     return loss, lse, share, correct
 
 

@@ -153,7 +153,7 @@ def _backward_all(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
     else:
         # A new product each time: the backward pass may run again.
         found = [
-            (d * g).to(a.dtype) if a is not None and need else None
+            (d.to(g.dtype) * g).to(a.dtype) if a is not None and need else None
             for d, a, need in zip(kept, layer, ctx.needs_input_grad, strict=False)
         ]
     return (*found, *(None,) * (2 + len(ctx.options) + 4))
@@ -298,7 +298,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a b, the sum in the dtype of total, whatever that of a and b."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
-    elif total.is_cuda:
+    elif total.is_cuda and torch.cuda.get_device_capability(total.device) >= (8, 0):
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import custom_op
 
 from celib.kernels import with_aten
@@ -27,7 +29,8 @@ def kernel(x: Tensor, target: Tensor, o: Options) -> ModuleType:
     if _chosen is not None:
         return _chosen
     half_or_single = x.dtype in (torch.float16, torch.bfloat16, torch.float32)
-    if x.device.type == "cuda" and half_or_single and x.shape[-1] < 2**30 and _has("triton"):
+    # A grid has 65535 blocks of 4096 classes; Triton is for GPUs from Volta on.
+    if x.is_cuda and half_or_single and x.shape[-1] < 2**27 and _has("triton") and _volta(x):
         from celib.kernels import with_triton
 
         return with_triton
@@ -58,9 +61,19 @@ def using(module: ModuleType) -> Iterator[None]:
 _chosen: ModuleType | None = None
 
 
+def _volta(x: Tensor) -> bool:
+    return torch.cuda.get_device_capability(x.device) >= (7, 0)
+
+
 @cache
 def _has(module: str) -> bool:
-    return find_spec(module) is not None
+    if find_spec(module) is None:
+        return False
+    try:
+        import_module(f"celib.kernels.with_{module}")
+    except (ImportError, RuntimeError):  # numba that does not fit NumPy, or has nowhere to cache
+        return False
+    return True
 
 
 def rows(
@@ -80,12 +93,17 @@ def rows(
         inplace_backward: whether the gradient replaces x. It must not be needed any more, and the
             backward pass can run once.
     """
-    others = [a for a in (target, weight) if a is not None]
-    transformed = torch._C._are_functorch_transforms_active()
-    if transformed or (torch.is_grad_enabled() and any(a.requires_grad for a in others)):
+    if needs_reference(target, weight):
         return reference(x, target, weight, o)
     loss, lse, correct, numbers = cross_entropy(x, target, weight, *o, inplace_backward)
     return loss, lse, numbers[4], correct
+
+
+def needs_reference(target: Tensor, weight: Tensor | None) -> bool:
+    """Whether derivatives are asked for that the operators do not have."""
+    others = [a for a in (target, weight) if a is not None]
+    wanted = torch.is_grad_enabled() and any(a.requires_grad for a in others)
+    return wanted or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 @custom_op("celib::cross_entropy", mutates_args=())

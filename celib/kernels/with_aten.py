@@ -146,7 +146,7 @@ def without(
     allowed = others > -math.inf
     below = torch.where(allowed & (others != m[:, None]), m[:, None] - others, 0.0)
     each = allowed.to(others.dtype) if w is None else allowed * w
-    weighted = (below if w is None else below * w).sum(-1)
+    weighted = (below if w is None else times(w, below)).sum(-1)
     number = allowed.sum(-1).to(others.dtype)
     return m, exp_below(others, m, out=others).sum(-1), (weighted, each.sum(-1), number)
 
@@ -178,8 +178,10 @@ def finish(
     broken = (largest == -math.inf) | ((largest == math.inf) & (total > 1.0)) | wrong
     spoil = torch.where(broken, math.nan, 0.0).to(s.dtype)
     # log1p keeps the digits of a small loss; the other two terms are never negative.
-    loss_y = torch.where(z_y == largest, torch.log1p(rest), (largest - z_y) + torch.log(total))
-    lse = largest + torch.log(total)
+    # Of a total near 1, one of whose terms is 1, the digits are in the other.
+    log_total = torch.log1p(torch.where(total < 2.0, rest + (e_y - 1.0), total - 1.0))
+    loss_y = torch.where(z_y == largest, torch.log1p(rest), (largest - z_y) + log_total)
+    lse = largest + log_total
     loss, mass = times(share, loss_y), share
     count = torch.ones_like(s)
     if spread is not None:
@@ -187,7 +189,7 @@ def finish(
         mine = (z_y > -math.inf).to(s.dtype)
         weight_y = torch.where(mine > 0, share, 0.0)
         count = number + mine
-        from_m = torch.where(m == largest, 0.0, largest - m) + torch.log(total)
+        from_m = torch.where(m == largest, 0.0, largest - m) + log_total
         even = (below + times(weights, from_m) + times(weight_y, loss_y)) / count
         loss = times(1.0 - o.label_smoothing, loss) + o.label_smoothing * even
         mass = (1.0 - o.label_smoothing) * share + o.label_smoothing * (weights + weight_y) / count

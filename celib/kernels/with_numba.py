@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -189,8 +189,10 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As :func:`celib.kernels.with_aten.forward`."""
     n = len(x)
-    loss, lse, correct = torch.empty(n), torch.empty(n), torch.empty(n, dtype=torch.bool)
-    numbers, w = torch.empty(6, n), torch.empty(0) if weight is None else weight.float()
+    loss, lse = (torch.empty(n, dtype=torch.float32) for _ in range(2))
+    correct = torch.empty(n, dtype=torch.bool)
+    numbers = torch.empty(6, n, dtype=torch.float32)
+    w = numbers.new_empty(0) if weight is None else weight.float()
     y, factors, *results = _arrays(target.long(), w, loss, lse, correct, numbers)
     for i, z in _blocks(x):
         rows = _arrays(z, z.view(torch.int32))
@@ -227,7 +229,7 @@ def _blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield slice(0, len(x)), x
     else:
         parts = blocks(x)
-        block = torch.empty(x[parts[0]].shape)
+        block = torch.empty(x[parts[0]].shape, dtype=torch.float32)
         for i in parts:
             yield i, block[: i.stop - i.start].copy_(x[i])
 
@@ -243,7 +245,12 @@ def _by_rows(kernel: Callable[..., None], rows: slice, *arguments: Any) -> None:
     parts = [(start, i, min(stop, i + step)) for i in range(start, stop, max(step, 1))]
     if arguments[0].size < 2**16:
         parts = [(start, start, stop)]
-    others = [_pool(os.getpid(), workers).submit(kernel, *arguments, *part) for part in parts[1:]]
+    others: list[Future[None]] = []
+    for part in parts[1:]:
+        try:
+            others.append(_pool(os.getpid(), workers).submit(kernel, *arguments, *part))
+        except RuntimeError:  # the interpreter is ending: its threads take no more work
+            kernel(*arguments, *part)
     for part in parts[:1]:
         kernel(*arguments, *part)
     for other in others:

@@ -64,7 +64,10 @@ def _logits(X, inside, scale, softcap, CAPPED: tl.constexpr):
     z = x * scale
     if CAPPED:
         e = tl.exp2(tl.abs(z) * (-2.0 * LOG2_E / softcap))
-        z = tl.where(z < 0.0, -softcap, softcap) * ((1.0 - e) / (1.0 + e))
+        t = tl.abs(z) / softcap
+        u = t * t  # of a small t, 1 - e has few digits left: Taylor's series
+        near = t - t * u * (1.0 / 3.0 - u * (2.0 / 15.0 - u * (17.0 / 315.0 - u * (62.0 / 2835.0))))
+        z = tl.where(z < 0.0, -softcap, softcap) * tl.where(t < 0.25, near, (1.0 - e) / (1.0 + e))
         z = tl.where(x == -INF, -INF, z)
     return tl.where(inside, z, -INF)
 
@@ -83,7 +86,7 @@ def _absorb(m, s, z):
 def _absorb_below(below, share, m, new, z, u):
     """Of each lane the sum of u (m - z), whose terms are never negative, and the sum of u."""
     ref = tl.where(new == -INF, 0.0, new)[None, :]
-    rise = tl.where(m == -INF, 0.0, new - m)
+    rise = tl.where((share == 0.0) | (m == new), 0.0, new - m)
     drop = tl.where((u == 0.0) | (z == ref), 0.0, ref - z)
     return below + share * rise + tl.sum(u * drop, axis=0), share + tl.sum(u, axis=0)
 
@@ -127,11 +130,16 @@ def _store(
     tl.store(CORRECT + row, (kept & correct & (spoil == 0.0)).to(tl.int8))
     NUMBERS += row
     tl.store(NUMBERS, largest + spoil)
-    tl.store(NUMBERS + rows, total)
-    tl.store(NUMBERS + 2 * rows, rest / total)
-    tl.store(NUMBERS + 3 * rows, mass)
-    tl.store(NUMBERS + 4 * rows, tl.where(kept, share, 0.0))
-    tl.store(NUMBERS + 5 * rows, number)
+    NUMBERS += rows  # step by step: 5 times the rows may pass 2^31
+    tl.store(NUMBERS, total)
+    NUMBERS += rows
+    tl.store(NUMBERS, rest / total)
+    NUMBERS += rows
+    tl.store(NUMBERS, mass)
+    NUMBERS += rows
+    tl.store(NUMBERS, tl.where(kept, share, 0.0))
+    NUMBERS += rows
+    tl.store(NUMBERS, number)
 
 
 @triton.jit
@@ -287,10 +295,15 @@ def _backward_kernel(
     z = _logits(X + row * stride_x + c, inside & kept, scale, softcap, CAPPED)
     NUMBERS += row
     largest = tl.load(NUMBERS)
-    total = tl.load(NUMBERS + rows)
-    rest = tl.load(NUMBERS + 2 * rows)
-    mass = tl.load(NUMBERS + 3 * rows)
-    share_y = tl.load(NUMBERS + 4 * rows)
+    NUMBERS += rows
+    total = tl.load(NUMBERS)
+    NUMBERS += rows
+    rest = tl.load(NUMBERS)
+    NUMBERS += rows
+    mass = tl.load(NUMBERS)
+    NUMBERS += rows
+    share_y = tl.load(NUMBERS)
+    NUMBERS += rows
     g = tl.load(G_LOSS + row * stride_g)
     of_p = g * (mass + 2.0 * z_loss * (largest + _log1p(total - 1.0)))
     of_p = tl.where(z_loss == 0.0, g * mass, of_p) + tl.load(G_LSE + row * stride_h)
@@ -307,7 +320,7 @@ def _backward_kernel(
         of_y = g * (1.0 - smoothing) * share_y
         dz = tl.where(c == y, (of_p - of_y) * p - of_y * rest, of_p * p)
     if SMOOTHED:
-        dz -= g * (smoothing / tl.load(NUMBERS + 5 * rows)) * w
+        dz -= g * (smoothing / tl.load(NUMBERS)) * w
     if CAPPED:
         dz *= 1.0 - (z / softcap) * (z / softcap)
     # The second condition is in the first; said, it leaves a thread with 40 registers, not 74.
@@ -320,6 +333,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As :func:`celib.kernels.with_aten.forward`; x may be strided between rows only."""
     (n, classes), x, target = x.shape, _flat(x), _flat(target)
+    weight = None if weight is None else weight.contiguous()
     loss, lse = (torch.empty(n, device=x.device, dtype=torch.float32) for _ in range(2))
     correct = torch.empty(n, device=x.device, dtype=torch.bool)
     numbers = torch.empty(6, n, device=x.device, dtype=torch.float32)
@@ -350,6 +364,7 @@ def backward(
 ) -> None:
     """As :func:`celib.kernels.with_aten.backward`."""
     (n, classes), x, target = x.shape, _flat(x), _flat(target)
+    weight = None if weight is None else weight.contiguous()
     block = min(4096, triton.next_power_of_2(classes))
     flags = _flags(weight, o) | {"SOFT": target.is_floating_point()}
     if n > 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from celib.kernels.derivatives import Written, one_minus_exp, surprise_of, times
 from celib.kernels.family import Options
 from celib.kernels.linear import loss_of_all, loss_of_each
-from celib.kernels.operators import rows
+from celib.kernels.operators import needs_reference, rows
 from celib.losses.arguments import (
     REDUCTIONS,
     autocast,
@@ -23,6 +23,7 @@ from celib.losses.arguments import (
     indices,
     layer,
     logits,
+    mean_of,
     number,
     one_of,
     reduce,
@@ -64,7 +65,8 @@ def cross_entropy(
     :math:`\lambda (\log \sum_k e^{z_k})^2`.
 
     One pass over the logits, and two for the gradient; nothing of their size is kept but they
-    themselves. On a GPU by Triton, on a CPU by numba if that is installed and by blocks of torch's
+    themselves. Derivatives of derivatives, by ``target`` or ``weight``, and under ``torch.func``
+    take more; those of forward mode are not there. On a GPU by Triton, on a CPU by numba if that is installed and by blocks of torch's
     operations if not: see :mod:`celib.kernels`.
 
     Accuracy, for a target of one class that is the likeliest: within 4 ulp of the dtype of the
@@ -114,7 +116,9 @@ def cross_entropy(
     """
     o = _options(ignore_index, reduction, label_smoothing, z_loss, softcap, scale, mean_over)
     z, axis = logits(input), min(1, input.ndim - 1)
-    if inplace_backward and input.is_leaf and input.requires_grad:
+    # A view shares the values of its base; a compiler does not know whether there is one.
+    base = input if torch.compiler.is_compiling() or input._base is None else input._base
+    if inplace_backward and base.is_leaf and base.requires_grad:
         raise ValueError("inplace_backward = True: input is a leaf, whose values would be lost")
     target, wrong = _targets(target, input.shape, axis, ignore_index, validate)
     z = z.to(torch.promote_types(z.dtype, target.dtype)) if target.dtype == torch.float64 else z
@@ -196,14 +200,15 @@ def linear_cross_entropy(
     y = target.reshape(-1, count) if soft else target.reshape(-1)
     x, matrix, bias = autocast(input.reshape(-1, input.shape[-1]), linear_weight, linear_bias)
     labels = None if soft else y
-    if reduction != "none" and not return_statistics:
+    more = needs_reference(y, w)
+    if reduction != "none" and not return_statistics and not more:
         total, share = loss_of_all(x, matrix, bias, y, w, o, chunk_size)
         total = spoil(total, None if wrong is None else wrong.any())
         share = _share(share, labels, mean_over, ignore)
-        return total if reduction == "sum" else total / share.sum()
+        return total if reduction == "sum" else mean_of(total, share.sum())
     results = (
         rows(torch.nn.functional.linear(x, matrix, bias), y, w, o)
-        if soft
+        if soft or more
         else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
     )
     share = _share(results[2], labels, mean_over, ignore)
