@@ -65,9 +65,9 @@ def cross_entropy(
     :math:`\lambda (\log \sum_k e^{z_k})^2`.
 
     One pass over the logits, and two for the gradient; nothing of their size is kept but they
-    themselves. Derivatives of derivatives, by ``target`` or ``weight``, and under ``torch.func``
-    take more; those of forward mode are not there. On a GPU by Triton, on a CPU by numba if that is installed and by blocks of torch's
-    operations if not: see :mod:`celib.kernels`.
+    themselves. On a GPU by Triton, on a CPU by numba if that is installed and by blocks of torch's
+    operations if not: see :mod:`celib.kernels`. Derivatives of derivatives, by ``target`` or
+    ``weight``, and under ``torch.func`` take more; those of forward mode are not there.
 
     Accuracy, for a target of one class that is the likeliest: within 4 ulp of the dtype of the
     loss, besides what the rounding of :math:`z_k - z_y` does; the gradient likewise, before it is
