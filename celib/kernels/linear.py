@@ -19,7 +19,7 @@ from torch.library import custom_op
 
 from celib.kernels import with_aten
 from celib.kernels.family import Options, logits, lookup, reference
-from celib.kernels.operators import kernel
+from celib.kernels.operators import differentiable, kernel, shapes_of_rows
 
 # Rows of the input at a time. The gradient by the weight passes through memory once a chunk: with
 # fewer rows, that takes longer than the product itself.
@@ -149,7 +149,7 @@ def _backward_all(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
     layer = (x, matrix, bias)
     if torch.is_grad_enabled():  # the derivative is itself to be differentiated
         loss = _reference(*layer, target, weight, ctx.options)[0].sum()
-        found: list[Tensor | None] = _again((loss,), layer, (g,))
+        found: list[Tensor | None] = differentiable((loss,), layer, (g,))
     else:
         # A new product each time: the backward pass may run again.
         found = [
@@ -182,7 +182,8 @@ def linear_cross_entropy_by_class(
     wide = torch.promote_types(x.dtype, torch.float32)
     w = None if weight is None else weight.to(wide)
     m, z_y = x.new_full((2, len(x)), -math.inf, dtype=wide)
-    s, *spread = x.new_zeros((4, len(x)), dtype=wide)
+    s, *zeros = x.new_zeros((4, len(x)), dtype=wide)
+    spread = zeros[0], zeros[1], zeros[2]
     for c in _slices(len(matrix), columns):
         z, at, here = _slice(x, matrix, bias, y, c, o)
         z_y = torch.where(here, z.gather(-1, at)[:, 0], z_y)
@@ -190,23 +191,18 @@ def linear_cross_entropy_by_class(
         m_c, s_c, spread_c = with_aten.without(others, None if w is None else w[c], o)
         new = torch.maximum(m, m_c)
         if spread_c is not None:
+            (below, weights, number), (below_c, weights_c, number_c) = spread, spread_c
             rise, rise_c = (torch.where(a == new, 0.0, new - a) for a in (m, m_c))
-            spread[0] = _lifted(spread[0], spread[1], rise) + _lifted(
-                spread_c[0], spread_c[1], rise_c
-            )
-            spread = [spread[0], spread[1] + spread_c[1], spread[2] + spread_c[2]]
+            below = _lifted(below, weights, rise) + _lifted(below_c, weights_c, rise_c)
+            spread = below, weights + weights_c, number + number_c
         s = _rescaled(s, m, new) + _rescaled(s_c, m_c, new)
         m = new
     share = torch.where(kept, 1.0 if w is None else w[y], 0.0).to(wide)
-    of_all = (spread[0], spread[1], spread[2]) if o.label_smoothing > 0 else None
+    of_all = spread if o.label_smoothing > 0 else None
     return with_aten.finish(m, s, z_y, share, kept, wrong, of_all, o)
 
 
-@linear_cross_entropy_by_class.register_fake
-def _(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, wide = len(x), torch.promote_types(x.dtype, torch.float32)
-    loss, correct = x.new_empty(n, dtype=wide), x.new_empty(n, dtype=torch.bool)
-    return loss, torch.empty_like(loss), correct, x.new_empty(6, n, dtype=wide)
+linear_cross_entropy_by_class.register_fake(shapes_of_rows)
 
 
 @custom_op("celib::linear_cross_entropy_by_class_backward", mutates_args=())
@@ -262,7 +258,7 @@ def _backward_each(ctx: Any, g_loss: Tensor, g_lse: Tensor, *others: Any) -> tup
     layer = (x, matrix, bias)
     if torch.is_grad_enabled():
         loss, lse, _, _ = _reference(*layer, target, weight, ctx.options)
-        found = _again((loss, lse), layer, (g_loss, g_lse))
+        found = differentiable((loss, lse), layer, (g_loss, g_lse))
     else:
         dx, d_matrix, d_bias = linear_cross_entropy_by_class_backward(
             *layer, target, weight, numbers, g_loss, g_lse, *ctx.options, ctx.columns
@@ -272,15 +268,6 @@ def _backward_each(ctx: Any, g_loss: Tensor, g_lse: Tensor, *others: Any) -> tup
 
 
 linear_cross_entropy_by_class.register_autograd(_backward_each, setup_context=_setup_each)
-
-
-def _again(
-    outputs: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...], g: tuple[Tensor, ...]
-) -> list[Tensor | None]:
-    """The derivatives by the inputs that want one, themselves differentiable."""
-    wanted = [a for a in inputs if a is not None and a.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, g, create_graph=True))
-    return [next(found) if a is not None and a.requires_grad else None for a in inputs]
 
 
 def _reference(

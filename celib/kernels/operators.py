@@ -123,7 +123,7 @@ def cross_entropy(
 
 
 @cross_entropy.register_fake
-def _(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def shapes_of_rows(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
     loss = x.new_empty(n, dtype=dtype)
     correct = x.new_empty(n, dtype=torch.bool)
@@ -185,8 +185,7 @@ def _backward(ctx: Any, g_loss: Tensor, g_lse: Tensor, *others: Any) -> tuple[An
     nothing = (None,) * (2 + len(ctx.options) + 1)
     if torch.is_grad_enabled():  # the derivative is itself to be differentiated
         loss, lse, _, _ = reference(x, target, weight, ctx.options)
-        dx = torch.autograd.grad((loss, lse), x, (g_loss, g_lse), create_graph=True)[0]
-        return dx, *nothing
+        return *differentiable((loss, lse), (x,), (g_loss, g_lse)), *nothing
     arguments = (target, weight, numbers, g_loss, g_lse, *ctx.options)
     if ctx.inplace:
         x = x.detach()
@@ -196,3 +195,12 @@ def _backward(ctx: Any, g_loss: Tensor, g_lse: Tensor, *others: Any) -> tuple[An
 
 
 cross_entropy.register_autograd(_backward, setup_context=_setup)
+
+
+def differentiable(
+    outputs: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...], g: tuple[Tensor, ...]
+) -> list[Tensor | None]:
+    """The derivatives by the inputs that want one, themselves differentiable."""
+    wanted = [a for a in inputs if a is not None and a.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, g, create_graph=True))
+    return [next(found) if a is not None and a.requires_grad else None for a in inputs]

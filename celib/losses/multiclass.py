@@ -129,8 +129,9 @@ def cross_entropy(
     x = x if x.stride(-1) == 1 or count == 1 else x.contiguous()
     soft = target.is_floating_point()
     y = target.reshape(-1, count) if soft else target.reshape(-1)
-    loss, lse, share, correct = (a.view(z.shape[:-1]) for a in rows(x, y, w, o, inplace_backward))
-    share = _share(share, y.view(loss.shape) if not soft else None, mean_over, ignore_index)
+    loss, lse, share, correct = rows(x, y, w, o, inplace_backward)
+    share = _share(share, None if soft else y, mean_over, ignore_index)
+    loss, lse, correct = (a.view(z.shape[:-1]) for a in (loss, lse, correct))
     loss = reduce(spoil(loss, wrong), reduction, share)
     return CrossEntropy(loss, lse, correct) if return_statistics else loss
 
@@ -186,7 +187,6 @@ def linear_cross_entropy(
         >>> round(linear_cross_entropy(x, torch.ones(4, 3), y, chunk_size=1).item(), 6)
         1.386294
     """
-    ignore_index = -100 if ignore_index is None else ignore_index
     ignore = -100 if ignore_index is None else ignore_index
     o = _options(ignore, reduction, label_smoothing, z_loss, softcap, scale, mean_over)
     rows_at_once = 1 if chunk_size is None else chunk_size
@@ -206,13 +206,13 @@ def linear_cross_entropy(
         total = spoil(total, None if wrong is None else wrong.any())
         share = _share(share, labels, mean_over, ignore)
         return total if reduction == "sum" else mean_of(total, share.sum())
-    results = (
+    loss, lse, share, correct = (
         rows(torch.nn.functional.linear(x, matrix, bias), y, w, o)
         if soft or more
         else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
     )
-    share = _share(results[2], labels, mean_over, ignore)
-    loss, lse, correct = (results[i].view(shape[:-1]) for i in (0, 1, 3))
+    share = _share(share, labels, mean_over, ignore)
+    loss, lse, correct = (a.view(shape[:-1]) for a in (loss, lse, correct))
     loss = reduce(spoil(loss, wrong), reduction, share)
     return CrossEntropy(loss, lse, correct) if return_statistics else loss
 
