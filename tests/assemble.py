@@ -1,10 +1,11 @@
 """Compile the Triton kernels for GPUs that are not there: python tests/assemble.py 75 80 90
 
-One line a kernel: registers a thread, bytes spilled to memory, loads of 16 bytes, and
-synchronisations within loops. tests/test_kernels.py runs this in a process of its own, because a
-process in which Triton interprets does not compile.
+One line a kernel: registers a thread, bytes spilled to memory, loads of 16 bytes, synchronisations
+within loops, and instructions a logit, those of branches seldom taken among them. The tests run
+this in a process of its own, because a process in which Triton interprets does not compile.
 """
 
+import itertools
 import re
 import subprocess
 import sys
@@ -17,12 +18,12 @@ from triton.compiler import ASTSource
 
 from celib.kernels import with_triton
 
-FLAGS = ("WEIGHTED", "SMOOTHED", "CAPPED")
+FLAGS = ("WEIGHTED", "SMOOTHED", "SCALED", "CAPPED")
 POINTERS = {"LOSS": "fp32", "LSE": "fp32", "NUMBERS": "fp32", "G_LOSS": "fp32", "G_LSE": "fp32"}
 FLOATS = ("smoothing", "z_loss", "scale", "softcap")
 
 
-def ptx(kernel, capability, dtype, constants):
+def ptx(kernel, capability, dtype, constants, warps):
     """The program for rows that start at multiples of 16 bytes."""
     soft = constants.get("SOFT", False)
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
@@ -46,7 +47,7 @@ def ptx(kernel, capability, dtype, constants):
     return triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": 8},
+        options={"num_warps": warps},
     ).asm["ptx"]
 
 
@@ -61,36 +62,65 @@ def synchronisations(text):
     return count
 
 
-def registers(text, capability):
-    """Registers a thread and bytes spilled, as the assembler reports them."""
-    assembler = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+def assembled(text):
+    """Registers a thread, bytes spilled, and the instructions of the machine with their addresses,
+    as the assembler and the disassembler report them."""
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
+        source, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(text)
         target = re.search(r"\.target (sm_\w+)", text)[1]
-        command = [assembler, "-v", f"-arch={target}", source, "-o", Path(folder, "kernel.cubin")]
-        done = subprocess.run(command, capture_output=True, text=True)
+        report = output(tools / "ptxas", "-v", f"-arch={target}", source, "-o", binary)
+        listing = output(tools / "cuobjdump", "-sass", binary)
+    used, spilled = re.search(r"Used (\d+) reg", report), re.search(r"(\d+) bytes spill st", report)
+    found = re.findall(r"/\*([0-9a-f]{4,5})\*/ +(.*?);", listing)
+    return int(used[1]), int(spilled[1]), [(int(address, 16), code) for address, code in found]
+
+
+def output(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    used = re.search(r"Used (\d+) registers", done.stderr)[1]
-    return int(used), int(re.search(r"(\d+) bytes spill stores", done.stderr)[1])
+    return done.stdout + done.stderr
 
+
+def hot(instructions):
+    """How many instructions the loop with the exponentials has, or if there is none all of it."""
+    addresses = [address for address, _ in instructions]
+    sizes = [len(instructions)]
+    for end, (_, code) in enumerate(instructions):
+        back = re.search(r"BRA.* 0x([0-9a-f]+)", code)
+        start = addresses.index(int(back[1], 16)) if back else end
+        body = instructions[start : end + 1]
+        if sum("MUFU.EX2" in code for _, code in body) > 8:
+            sizes.append(len(body))
+    return min(sizes)
+
+
+CASES = {
+    "forward": (with_triton._forward_kernel, {"K": 4}, 8),
+    "forward-soft": (with_triton._forward_soft_kernel, {"K": 2, "SOFT": True}, 8),
+    "forward-small": (with_triton._forward_small_kernel, {"R": 4, "L": 256}, 1),
+    "forward-one": (with_triton._forward_small_kernel, {"R": 1, "L": 1024}, 1),
+    "backward": (with_triton._backward_kernel, {"R": 1, "L": 4096}, 8),
+    "backward-small": (with_triton._backward_kernel, {"R": 4, "L": 256}, 1),
+}
 
 if __name__ == "__main__":
     for capability in map(int, sys.argv[1:]):
-        for dtype, lanes in (("bf16", 2048), ("fp16", 2048), ("fp32", 1024)):
+        half = "bf16" if capability >= 80 else "fp16"
+        for dtype, (name, (kernel, constants, warps)) in itertools.product(
+            (half, "fp32"), CASES.items()
+        ):
             for every in (False, True):
-                tile = {"K": 4, "L": lanes}
-                for kernel, constants in (
-                    (with_triton._forward_kernel, tile),
-                    (with_triton._forward_soft_kernel, tile | {"K": 2, "SOFT": True}),
-                    (with_triton._backward_kernel, {"BLOCK": 4096, "SOFT": every}),
-                ):
-                    text = ptx(kernel, capability, dtype, constants | dict.fromkeys(FLAGS, every))
-                    used, spilled = registers(text, capability)
-                    vectors = len(re.findall(r"ld\.global\S*\.v4", text))
-                    name = kernel.__name__.strip("_").removesuffix("_kernel") + (
-                        "-every" if every else ""
-                    )
-                    in_loops = synchronisations(text)
-                    print(f"sm_{capability} {dtype} {name} {used} {spilled} {vectors} {in_loops}")
+                tile = {"L": 1024 if dtype == "fp32" else 2048} | constants
+                flags = dict.fromkeys(FLAGS, every)
+                flags |= {"SOFT": every} if name.startswith("backward") else {}
+                text = ptx(kernel, capability, dtype, flags | tile, warps)
+                used, spilled, instructions = assembled(text)
+                logits = tile.get("K", 1) * tile.get("R", 1) * tile["L"] / (32 * warps)
+                print(
+                    f"sm_{capability}", dtype, name + "-every" * every, used, spilled,
+                    len(re.findall(r"ld\.global\S*\.v4", text)), synchronisations(text),
+                    f"{hot(instructions) / logits:.1f}",
+                )  # fmt: skip

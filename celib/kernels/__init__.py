@@ -2,8 +2,8 @@
 
 - ``family``: the losses that they compute, as a formula and as operations of autograd
 - ``operators``: the operators of torch, and the choice of a kernel
-- ``with_triton``: on a GPU, one program a row
-- ``with_numba``: on a CPU, for float32 logits and classes as targets, one row after another
+- ``with_triton``: on a GPU, a program a row, or a warp for several short ones
+- ``with_numba``: on a CPU, for classes as targets without further options, row by row
 - ``with_aten``: anywhere else, and for every option, a block of rows at a time
 - ``linear``: a linear layer and its cross-entropy together, a chunk of the logits at a time
 - ``derivatives``: functions whose derivatives of every order are written down

@@ -2,22 +2,25 @@
 
 For classes as targets. The row stays in the core's cache between its largest entry, the sum, and in
 the backward pass the gradient; the loops are vectorised by LLVM, the exponential among them, which
-is why it is written here. Logits of other dtypes than float32 are converted a block at a time.
-Compiled at the first call, and cached.
+is why it is written here. A row of bfloat16 is converted into a buffer that stays in the cache,
+float16 a block of rows at a time. Compiled at the first call, and cached.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,6 +41,8 @@ _SERIES = tuple(np.float32(1.0 / math.factorial(k)) for k in range(7, 1, -1))
 _ROUNDING = np.float32(1.5 * 2**23 + 127)
 _EXPONENT = np.int32(23)
 _ONE = np.float32(1.0)
+_PROCESS = os.getpid()  # OpenMP has no threads in what is forked off, and does not know it
+_Part = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @njit(fastmath={"contract"}, error_model="numpy", cache=True)
@@ -55,6 +60,41 @@ def _exp(x):
     y = (p * r * r + r) + _ONE
     y *= np.int32(np.float32(k).view(np.int32) << _EXPONENT).view(np.float32)
     return np.float32(0.0) if x < _LOWEST else y
+
+
+def _single(row, buffer):
+    """The row in float32: itself, or from the bits of bfloat16, which are the first 16 of it."""
+
+
+@overload(_single)
+def _(row, buffer):
+    def itself(row, buffer):
+        return row
+
+    def converted(row, buffer):
+        for k in range(row.size):
+            buffer[k] = np.int32(np.int32(row[k]) << np.int32(16)).view(np.float32)
+        return buffer
+
+    return itself if row.dtype == types.float32 else converted
+
+
+def _like(row, x):
+    """The float32 x as a row holds it."""
+
+
+@overload(_like)
+def _(row, x):
+    def itself(row, x):
+        return x
+
+    def rounded(row, x):  # to the nearest, of two to the even one; the bits of a NaN might run over
+        bits = np.float32(x).view(np.int32)
+        even = np.int32((bits >> np.int32(16)) & np.int32(1))
+        nearest = np.int32(np.int32(bits + np.int32(0x7FFF)) + even) >> np.int32(16)
+        return np.int16(nearest if x == x else np.int32(0x7FC0))
+
+    return itself if row.dtype == types.float32 else rounded
 
 
 @njit(nogil=True, cache=True)
@@ -93,7 +133,7 @@ def _sum(x, m):
 @njit(nogil=True, error_model="numpy", cache=True)
 def _scaled(x, m, factor, out):
     for k in range(x.size):
-        out[k] = factor * _exp(x[k] - m)
+        out[k] = _like(out, factor * _exp(x[k] - m))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -104,8 +144,9 @@ def _scale_in_place(x, m, factor):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _others(x, bits, c):
+def _others(x, c):
     """The largest logit of all classes but c, and the sum of the exponentials relative to it."""
+    bits = x.view(np.int32)
     best = max(_largest(bits[:c]), _largest(bits[c + 1 :]))
     top = np.int32(_key(best)).view(np.float32)
     if -math.inf < top < math.inf:
@@ -118,21 +159,22 @@ def _others(x, bits, c):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _forward(x, bits, y, w, ignored, z_loss, loss, lse, correct, numbers, start, first, last):
+def _forward(x, y, w, ignored, z_loss, loss, lse, correct, numbers, start, first, last):
     """Rows first to last of all, of which x begins with row start."""
+    buffer = np.empty(x.shape[1], np.float32)
     for i in range(first, last):
-        row = x[i - start]
         c = y[i]
         loss[i] = lse[i] = 0.0
         correct[i] = False
         numbers[:, i] = 0.0
         if c == ignored:
             continue
-        if not 0 <= c < row.size:
+        if not 0 <= c < buffer.size:
             loss[i] = lse[i] = numbers[0, i] = math.nan
             continue
         # The rest is in float64, once a row. What is 1 without it is written so: inf - inf is not.
-        m, s = _others(row, bits[i - start], c)
+        row = _single(x[i - start], buffer)
+        m, s = _others(row, c)
         top, z_y = float(m), float(row[c])
         largest = max(top, z_y)
         rest = s * (1.0 if top == largest else math.exp(top - largest))
@@ -156,16 +198,18 @@ def _forward(x, bits, y, w, ignored, z_loss, loss, lse, correct, numbers, start,
 def _backward(
     x, out, in_place, y, ignored, z_loss, numbers, g_loss, g_lse, start, first, last
 ):  # fmt: skip
+    buffer = np.empty(x.shape[1], np.float32)
     for i in range(first, last):
-        row, to = x[i - start], out[i - start]
+        to = out[i - start]
         c = y[i]
         if c == ignored:
-            to[:] = 0.0
+            to[:] = _like(to, np.float32(0.0))
             continue
         m, total, rest, share = numbers[0, i], numbers[1, i], numbers[2, i], numbers[4, i]
         if math.isnan(m):
-            to[:] = m
+            to[:] = _like(to, m)
             continue
+        row = _single(x[i - start], buffer)
         of_y = g_loss[i] * share
         of_p = of_y + g_lse[i]
         if z_loss > 0.0:
@@ -175,13 +219,14 @@ def _backward(
         factor = np.float32(of_p / total)
         if m == math.inf:
             for k in range(row.size):
-                to[k] = factor if row[k] == m else np.float32(0.0)
+                to[k] = _like(to, factor if row[k] == m else np.float32(0.0))
         elif in_place:
-            _scale_in_place(row, m, factor)
+            _scale_in_place(to, m, factor)
         else:
             _scaled(row, m, factor, to)
         # p - 1, from 1 - p.
-        to[c] = 0.0 if z_y == -math.inf else (of_p - of_y) * p_y - of_y * rest
+        dz = 0.0 if z_y == -math.inf else (of_p - of_y) * p_y - of_y * rest
+        to[c] = _like(to, np.float32(dz))
 
 
 def forward(
@@ -195,8 +240,7 @@ def forward(
     w = numbers.new_empty(0) if weight is None else weight.float()
     y, factors, *results = _arrays(target.long(), w, loss, lse, correct, numbers)
     for i, z in _blocks(x):
-        rows = _arrays(z, z.view(torch.int32))
-        _by_rows(_forward, i, *rows, y, factors, o.ignore_index, o.z_loss, *results)
+        _by_rows(_forward, i, *_arrays(z), y, factors, o.ignore_index, o.z_loss, *results)
     return loss, lse, correct, numbers
 
 
@@ -216,16 +260,15 @@ def backward(
         # A block that was made here takes its own gradient.
         made = z is not x
         to = z if made else out[i]
-        in_place = to.data_ptr() == z.data_ptr()
-        rows = z.numpy(), to.numpy()
-        _by_rows(_backward, i, *rows, in_place, y, o.ignore_index, o.z_loss, *vectors)
+        in_place = to.data_ptr() == z.data_ptr() and z.dtype == torch.float32
+        _by_rows(_backward, i, *_arrays(z, to), in_place, y, o.ignore_index, o.z_loss, *vectors)
         if made:
             out[i] = z
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows in float32, side by side: all at once, or copies of a block at a time."""
-    if x.dtype == torch.float32 and x.is_contiguous():
+    """Rows side by side: all at once, or copies in float32 of a block at a time."""
+    if x.dtype in (torch.float32, torch.bfloat16) and x.is_contiguous():
         yield slice(0, len(x)), x
     else:
         parts = blocks(x)
@@ -235,24 +278,68 @@ def _blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _arrays(*tensors: Tensor) -> Iterator[NDArray[Any]]:
-    return (a.contiguous().numpy() for a in tensors)
+    # NumPy has no bfloat16: its bits.
+    return (
+        (a.view(torch.int16) if a.dtype == torch.bfloat16 else a).contiguous().numpy()
+        for a in tensors
+    )
 
 
 def _by_rows(kernel: Callable[..., None], rows: slice, *arguments: Any) -> None:
     """The kernel, on as many threads as torch would use; a small input is not worth a thread."""
-    start, stop, workers = rows.start, rows.stop, torch.get_num_threads()
+    start, stop = rows.start, rows.stop
+    workers = min(torch.get_num_threads(), 1 + arguments[0].size // 2**16)
     step = -(-(stop - start) // workers)
-    parts = [(start, i, min(stop, i + step)) for i in range(start, stop, max(step, 1))]
-    if arguments[0].size < 2**16:
-        parts = [(start, start, stop)]
-    others: list[Future[None]] = []
-    for part in parts[1:]:
+
+    def part(k: int) -> None:
+        first = start + k * step
+        kernel(*arguments, start, first, min(stop, first + step))
+
+    if workers == 1:
+        part(0)
+    elif os.getpid() == _PROCESS and (openmp := _openmp()) is not None:
+        _in_threads_of_torch(openmp, part, workers)
+    else:
+        _in_threads_of_python(part, workers)
+
+
+@cache
+def _openmp() -> ctypes.CDLL | None:
+    """The OpenMP that torch runs on, where it has the entry point of GNU's: on Linux."""
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        library.GOMP_parallel.argtypes = [_Part, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        library.GOMP_parallel.restype = None
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def _in_threads_of_torch(openmp: ctypes.CDLL, part: Callable[[int], None], workers: int) -> None:
+    # After an operation they wait for the next one with their cores held: beside them, threads of
+    # our own would get half of a core.
+    errors: list[BaseException] = []
+
+    def mine(_: object) -> None:
         try:
-            others.append(_pool(os.getpid(), workers).submit(kernel, *arguments, *part))
+            for k in range(openmp.omp_get_thread_num(), workers, openmp.omp_get_num_threads()):
+                part(k)
+        except BaseException as error:  # an interruption, too: C has no way to hand it on
+            errors.append(error)
+
+    openmp.GOMP_parallel(_Part(mine), None, workers, 0)
+    if errors:
+        raise errors[0]
+
+
+def _in_threads_of_python(part: Callable[[int], None], workers: int) -> None:
+    others: list[Future[None]] = []
+    for k in range(1, workers):
+        try:
+            others.append(_pool(os.getpid(), workers).submit(part, k))
         except RuntimeError:  # the interpreter is ending: its threads take no more work
-            kernel(*arguments, *part)
-    for part in parts[:1]:
-        kernel(*arguments, *part)
+            part(k)
+    part(0)
     for other in others:
         other.result()
 

@@ -28,16 +28,23 @@ LOG2_E: tl.constexpr = tl.constexpr(1.0 / math.log(2.0))
 # The logarithm of 2 in two parts: the first has so few digits that its multiples are exact.
 LN2_HIGH: tl.constexpr = tl.constexpr(0.693359375)
 LN2_LOW: tl.constexpr = tl.constexpr(math.log(2.0) - 0.693359375)
+# Adding 1.5 2^23 to a float rounds it to an integer n, and leaves n in its last bits. With 127
+# more, they are the exponent of 2^n once they are moved to their place.
+ROUNDING: tl.constexpr = tl.constexpr(1.5 * 2**23 + 127)
+LOWEST: tl.constexpr = tl.constexpr(-87.33654)  # the logarithm of the smallest normal number
 INF: tl.constexpr = tl.constexpr(math.inf)
 NAN: tl.constexpr = tl.constexpr(math.nan)
+SMALL = 1024  # classes: rows of no more are worked on by one warp, several at a time
 
 
 @triton.jit
 def _exp(x):
-    """exp(x) for x <= 0, with the digits of exp2 also where x is large."""
-    n = tl.floor(x * LOG2_E + 0.5)
+    """exp(x) for x <= 0, with the digits of exp2 also where x is large; 0 below LOWEST."""
+    k = x * LOG2_E + ROUNDING
+    n = k - ROUNDING
     r = (x - n * LN2_HIGH) - n * LN2_LOW
-    return tl.where(x < -100.0, 0.0, tl.exp2(n) * tl.exp2(r * LOG2_E))
+    power = (k.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
+    return tl.where(x < LOWEST, 0.0, tl.exp2(r * LOG2_E) * power)
 
 
 @triton.jit
@@ -58,10 +65,10 @@ def _log1p(x):
 
 
 @triton.jit
-def _logits(X, inside, scale, softcap, CAPPED: tl.constexpr):
-    """A tile of logits in float32; -inf outside the row, which must come after the softcap."""
-    x = tl.load(X, mask=inside, other=0.0).to(tl.float32)
-    z = x * scale
+def _logits(X, inside, scale, softcap, SCALED: tl.constexpr, CAPPED: tl.constexpr):
+    """A tile of logits in float32; -inf outside the row."""
+    x = tl.load(X, mask=inside, other=-INF).to(tl.float32)
+    z = x * scale if SCALED else x
     if CAPPED:
         e = tl.exp2(tl.abs(z) * (-2.0 * LOG2_E / softcap))
         t = tl.abs(z) / softcap
@@ -69,7 +76,7 @@ def _logits(X, inside, scale, softcap, CAPPED: tl.constexpr):
         near = t - t * u * (1.0 / 3.0 - u * (2.0 / 15.0 - u * (17.0 / 315.0 - u * (62.0 / 2835.0))))
         z = tl.where(z < 0.0, -softcap, softcap) * tl.where(t < 0.25, near, (1.0 - e) / (1.0 + e))
         z = tl.where(x == -INF, -INF, z)
-    return tl.where(inside, z, -INF)
+    return z
 
 
 @triton.jit
@@ -106,60 +113,124 @@ def _combine_below(below, share, m, top):
 
 @triton.jit
 def _certain(
-    X, cols, y, end, scale, softcap, CAPPED: tl.constexpr, K: tl.constexpr, L: tl.constexpr
+    X,
+    cols,
+    y,
+    end,
+    scale,
+    softcap,
+    SCALED: tl.constexpr,
+    CAPPED: tl.constexpr,
+    K: tl.constexpr,
+    L: tl.constexpr,
 ):
     """How many logits of the other classes are inf; NaN if one is NaN."""
     count = tl.zeros([L], tl.float32)
     for start in range(0, end, K * L):
         c = start + cols
-        z = _logits(X + c, c < end, scale, softcap, CAPPED)
+        z = _logits(X + c, c < end, scale, softcap, SCALED, CAPPED)
         one = tl.where(z == INF, 1.0, tl.where(z == z, 0.0, NAN))
         count += tl.sum(tl.where(c == y, 0.0, one), axis=0)
     return tl.sum(count, axis=0)
 
 
 @triton.jit
+def _target(
+    X, T, W, there, classes, ignore_index, scale, softcap,
+    WEIGHTED: tl.constexpr, SCALED: tl.constexpr, CAPPED: tl.constexpr,
+):  # fmt: skip
+    """Whether a row counts and its target is a class, the class, its logit, and its weight."""
+    label = tl.load(T, mask=there, other=0).to(tl.int64)
+    kept = there & (label != ignore_index)
+    good = kept & (label >= 0) & (label < classes)
+    y = tl.where(good, label, 0).to(tl.int32)
+    z_y = _logits(X + y, good, scale, softcap, SCALED, CAPPED)
+    share = good.to(tl.float32)
+    if WEIGHTED:
+        share = tl.load(W + y, mask=good, other=0.0).to(tl.float32)
+    return kept, good, y, z_y, share
+
+
+@triton.jit
+def _finish(
+    kept, good, z_y, share, top, s_top, spread, weight, number, smoothing,
+    SMOOTHED: tl.constexpr,
+):  # fmt: skip
+    """The target comes in: of one row, or of several at once."""
+    largest = tl.maximum(top, z_y)
+    # Of the two one is the largest; written as 1, for inf - inf is not.
+    e = _exp(tl.minimum(top, z_y) - largest)
+    rest = s_top * tl.where(top == largest, 1.0, e)
+    e_y = tl.where(z_y == largest, 1.0, e)
+    total = rest + e_y
+    beyond_1 = tl.where(total < 2.0, rest + (e_y - 1.0), total - 1.0)
+    log_total = _log1p(tl.where(z_y == largest, rest, beyond_1))
+    loss_y = tl.where(z_y == largest, log_total, (largest - z_y) + log_total)
+    loss = tl.where((share == 0.0) & (loss_y == INF), 0.0, share * loss_y)
+    mass = share
+    if SMOOTHED:
+        from_top = tl.where(top == largest, 0.0, largest - top) + log_total
+        spread += tl.where(weight == 0.0, 0.0, weight * from_top)
+        mine = tl.where(z_y > -INF, share, 0.0)
+        spread += tl.where(mine == 0.0, 0.0, mine * loss_y)
+        number += (z_y > -INF).to(tl.float32)
+        loss = tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss)
+        loss += smoothing * (spread / number)
+        mass = (1.0 - smoothing) * share + smoothing * ((weight + mine) / number)
+    # No class at all, or two certainties, stand for no distribution.
+    broken = (largest == -INF) | ((largest == INF) & (total > 1.0)) | (kept & (good == 0))
+    spoil = tl.where(broken | (z_y != z_y), NAN, 0.0)
+    return spoil, loss, largest, log_total, total, rest, mass, number
+
+
+@triton.jit
 def _store(
-    LOSS, LSE, CORRECT, NUMBERS, row, rows, kept, correct, spoil,
+    LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, correct, spoil,
     loss, z_loss, largest, log_total, total, rest, mass, share, number,
 ):  # fmt: skip
     lse = largest + log_total + spoil
     loss += tl.where(z_loss == 0.0, 0.0, z_loss * lse * lse) + spoil
-    tl.store(LOSS + row, tl.where(kept, loss, 0.0))
-    tl.store(LSE + row, tl.where(kept, lse, 0.0))
-    tl.store(CORRECT + row, (kept & correct & (spoil == 0.0)).to(tl.int8))
+    tl.store(LOSS + row, tl.where(kept, loss, 0.0), mask=there)
+    tl.store(LSE + row, tl.where(kept, lse, 0.0), mask=there)
+    tl.store(CORRECT + row, (kept & correct & (spoil == 0.0)).to(tl.int8), mask=there)
     NUMBERS += row
-    tl.store(NUMBERS, largest + spoil)
+    tl.store(NUMBERS, largest + spoil, mask=there)
     NUMBERS += rows  # step by step: 5 times the rows may pass 2^31
-    tl.store(NUMBERS, total)
+    tl.store(NUMBERS, total, mask=there)
     NUMBERS += rows
-    tl.store(NUMBERS, rest / total)
+    tl.store(NUMBERS, rest / total, mask=there)
     NUMBERS += rows
-    tl.store(NUMBERS, mass)
+    tl.store(NUMBERS, mass, mask=there)
     NUMBERS += rows
-    tl.store(NUMBERS, tl.where(kept, share, 0.0))
+    tl.store(NUMBERS, tl.where(kept, share, 0.0), mask=there)
     NUMBERS += rows
-    tl.store(NUMBERS, number)
+    tl.store(NUMBERS, number, mask=there)
 
 
 @triton.jit
 def _forward_kernel(
     X, T, W, LOSS, LSE, CORRECT, NUMBERS,
     rows, classes, stride_x, stride_t, ignore_index, smoothing, z_loss, scale, softcap,
-    WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, CAPPED: tl.constexpr,
+    WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, SCALED: tl.constexpr, CAPPED: tl.constexpr,
     K: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """One row whose target is a class."""
     row = tl.program_id(0).to(tl.int64)  # before the multiplication: an offset may pass 2^31
     X += row * stride_x
-    label = tl.load(T + row * stride_t).to(tl.int64)
-    kept = label != ignore_index
-    good = kept & (label >= 0) & (label < classes)
-    y = tl.where(good, label, 0).to(tl.int32)
-    z_y = _logits(X + y, good, scale, softcap, CAPPED)
-    share = good.to(tl.float32)
-    if WEIGHTED:
-        share = tl.load(W + y, mask=good, other=0.0).to(tl.float32)
+    there = row < rows
+    kept, good, y, z_y, share = _target(
+        X,
+        T + row * stride_t,
+        W,
+        there,
+        classes,
+        ignore_index,
+        scale,
+        softcap,
+        WEIGHTED,
+        SCALED,
+        CAPPED,
+    )
     end = tl.where(good, classes, 0)  # of a row that does not count nothing is read
     cols = tl.arange(0, K)[:, None] * L + tl.arange(0, L)[None, :]
     m = tl.full([L], -INF, tl.float32)
@@ -169,8 +240,9 @@ def _forward_kernel(
     number = tl.zeros([L], tl.float32)  # and of 1
     for start in range(0, end, K * L):
         c = start + cols
-        z = _logits(X + c, c < classes, scale, softcap, CAPPED)
-        z = tl.where(c == y, -INF, z)
+        z = _logits(X + c, c < classes, scale, softcap, SCALED, CAPPED)
+        if (start <= y) & (y < start + K * L):
+            z = tl.where(c == y, -INF, z)
         new, s = _absorb(m, s, z)
         if SMOOTHED:
             u = (z > -INF).to(tl.float32)
@@ -181,32 +253,63 @@ def _forward_kernel(
         m = new
     top, s_top = _combine(m, s)
     if top == INF:
-        s_top = _certain(X, cols, y, end, scale, softcap, CAPPED, K, L)
-    # The target comes in. What is 1 without it is written as 1: inf - inf is not.
-    largest = tl.maximum(top, z_y)
-    rest = s_top * tl.where(top == largest, 1.0, _exp(top - largest))
-    e_y = tl.where(z_y == largest, 1.0, _exp(z_y - largest))
-    total = rest + e_y
-    log_total = _log1p(tl.where(total < 2.0, rest + (e_y - 1.0), total - 1.0))
-    loss_y = tl.where(z_y == largest, _log1p(rest), (largest - z_y) + log_total)
-    loss = tl.where((share == 0.0) & (loss_y == INF), 0.0, share * loss_y)
-    mass = share
-    count = 1.0
+        s_top = _certain(X, cols, y, end, scale, softcap, SCALED, CAPPED, K, L)
+    spread, weight, count = 0.0, 0.0, 1.0
     if SMOOTHED:
         spread, weight = _combine_below(below, weights, m, top)
-        from_top = tl.where(top == largest, 0.0, largest - top) + log_total
-        spread += tl.where(weight == 0.0, 0.0, weight * from_top)
-        mine = tl.where(z_y > -INF, share, 0.0)
-        spread += tl.where(mine == 0.0, 0.0, mine * loss_y)
-        count = tl.sum(number, axis=0) + (z_y > -INF).to(tl.float32)
-        loss = tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss)
-        loss += smoothing * (spread / count)
-        mass = (1.0 - smoothing) * share + smoothing * ((weight + mine) / count)
-    # No class at all, or two certainties, stand for no distribution.
-    broken = (largest == -INF) | ((largest == INF) & (total > 1.0)) | (kept & (label != y))
-    spoil = tl.where(broken | (z_y != z_y), NAN, 0.0)
+        count = tl.sum(number, axis=0)
+    spoil, loss, largest, log_total, total, rest, mass, count = _finish(
+        kept, good, z_y, share, top, s_top, spread, weight, count, smoothing, SMOOTHED
+    )
     _store(
-        LOSS, LSE, CORRECT, NUMBERS, row, rows, kept, z_y == largest, spoil,
+        LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, z_y == largest, spoil,
+        loss, z_loss, largest, log_total, total, rest, mass, share, count,
+    )  # fmt: skip
+
+
+@triton.jit
+def _forward_small_kernel(
+    X, T, W, LOSS, LSE, CORRECT, NUMBERS,
+    rows, classes, stride_x, stride_t, ignore_index, smoothing, z_loss, scale, softcap,
+    WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, SCALED: tl.constexpr, CAPPED: tl.constexpr,
+    R: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """R rows of at most L classes, which all fit into one tile; the targets are classes."""
+    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    there = row < rows
+    X += row * stride_x
+    kept, good, y, z_y, share = _target(
+        X,
+        T + row * stride_t,
+        W,
+        there,
+        classes,
+        ignore_index,
+        scale,
+        softcap,
+        WEIGHTED,
+        SCALED,
+        CAPPED,
+    )
+    c = tl.arange(0, L)[None, :]
+    z = _logits(X[:, None] + c, good[:, None] & (c < classes), scale, softcap, SCALED, CAPPED)
+    z = tl.where(c == y[:, None], -INF, z)
+    top = tl.max(z, axis=1)
+    ref = tl.where(top == -INF, 0.0, top)[:, None]
+    s_top = tl.sum(tl.where(z == ref, 1.0, tl.exp2((z - ref) * LOG2_E)), axis=1)
+    spread, weight, count = 0.0, 0.0, 1.0
+    if SMOOTHED:
+        u = (z > -INF).to(tl.float32)
+        count = tl.sum(u, axis=1)
+        if WEIGHTED:
+            u *= tl.load(W + c, mask=c < classes, other=0.0).to(tl.float32)
+        spread = tl.sum(u * tl.where((u == 0.0) | (z == ref), 0.0, ref - z), axis=1)
+        weight = tl.sum(u, axis=1)
+    spoil, loss, largest, log_total, total, rest, mass, count = _finish(
+        kept, good, z_y, share, top, s_top, spread, weight, count, smoothing, SMOOTHED
+    )
+    _store(
+        LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, z_y == largest, spoil,
         loss, z_loss, largest, log_total, total, rest, mass, share, count,
     )  # fmt: skip
 
@@ -215,7 +318,7 @@ def _forward_kernel(
 def _forward_soft_kernel(
     X, T, W, LOSS, LSE, CORRECT, NUMBERS,
     rows, classes, stride_x, stride_t, ignore_index, smoothing, z_loss, scale, softcap,
-    WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, CAPPED: tl.constexpr,
+    WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, SCALED: tl.constexpr, CAPPED: tl.constexpr,
     K: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """One row whose target is a row of probabilities, read beside it."""
@@ -235,7 +338,7 @@ def _forward_soft_kernel(
     for start in range(0, classes, K * L):
         c = start + cols
         inside = c < classes
-        z = _logits(X + c, inside, scale, softcap, CAPPED)
+        z = _logits(X + c, inside, scale, softcap, SCALED, CAPPED)
         q = tl.load(T + c, mask=inside, other=0.0).to(tl.float32)
         w = inside.to(tl.float32)
         if WEIGHTED:
@@ -253,7 +356,7 @@ def _forward_soft_kernel(
         q_likely = tl.maximum(best, q_likely)
     top, total = _combine(m, s)
     if top == INF:
-        total = _certain(X, cols, -1, classes, scale, softcap, CAPPED, K, L)
+        total = _certain(X, cols, -1, classes, scale, softcap, SCALED, CAPPED, K, L)
     log_total = _log1p(total - 1.0)
     loss, mass = _combine_below(below, share, m, top)
     loss += tl.where(mass == 0.0, 0.0, mass * log_total)
@@ -268,7 +371,7 @@ def _forward_soft_kernel(
     spoil = tl.where((top == -INF) | ((top == INF) & (total > 1.0)), NAN, 0.0)
     likely = tl.max(tl.where(q_likely == tl.max(q_likely, axis=0), z_likely, -INF), axis=0)
     _store(
-        LOSS, LSE, CORRECT, NUMBERS, row, rows, row >= 0, likely == top, spoil,
+        LOSS, LSE, CORRECT, NUMBERS, row, rows, row < rows, row < rows, likely == top, spoil,
         loss, z_loss, top, log_total, total, total - 1.0, mass, weight, count,
     )  # fmt: skip
 
@@ -278,54 +381,73 @@ def _backward_kernel(
     X, T, W, NUMBERS, G_LOSS, G_LSE, OUT,
     rows, classes, stride_x, stride_t, stride_out, stride_g, stride_h,
     ignore_index, smoothing, z_loss, scale, softcap,
-    SOFT: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, CAPPED: tl.constexpr,
-    BLOCK: tl.constexpr,
+    SOFT: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr,
+    SCALED: tl.constexpr, CAPPED: tl.constexpr,
+    R: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = c < classes
-    OUT += row * stride_out + c
-    y = -1
-    kept = row >= 0
+    """A stretch of a row, or R rows that are shorter than that."""
+    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    start = tl.program_id(1) * L
+    c = start + tl.arange(0, L)[None, :]
+    there = row < rows
+    kept = there
+    y = tl.full([R], -1, tl.int32)
     if not SOFT:
-        label = tl.load(T + row * stride_t).to(tl.int64)
-        kept = label != ignore_index
+        label = tl.load(T + row * stride_t, mask=there, other=0).to(tl.int64)
+        kept = there & (label != ignore_index)
         y = tl.where((label >= 0) & (label < classes), label, -1).to(tl.int32)
-    # A row that does not count is not read: it may hold anything.
-    z = _logits(X + row * stride_x + c, inside & kept, scale, softcap, CAPPED)
+    # A row that does not count is not read: it may hold anything. So may its numbers.
+    X += row * stride_x
+    inside = kept[:, None] & (c < classes)
+    z = _logits(X[:, None] + c, inside, scale, softcap, SCALED, CAPPED)
     NUMBERS += row
-    largest = tl.load(NUMBERS)
+    largest = tl.load(NUMBERS, mask=kept, other=0.0)
     NUMBERS += rows
-    total = tl.load(NUMBERS)
+    total = tl.load(NUMBERS, mask=kept, other=1.0)
     NUMBERS += rows
-    rest = tl.load(NUMBERS)
+    rest = tl.load(NUMBERS, mask=kept, other=0.0)
     NUMBERS += rows
-    mass = tl.load(NUMBERS)
+    mass = tl.load(NUMBERS, mask=kept, other=0.0)
     NUMBERS += rows
-    share_y = tl.load(NUMBERS)
+    share_y = tl.load(NUMBERS, mask=kept, other=0.0)
     NUMBERS += rows
-    g = tl.load(G_LOSS + row * stride_g)
-    of_p = g * (mass + 2.0 * z_loss * (largest + _log1p(total - 1.0)))
-    of_p = tl.where(z_loss == 0.0, g * mass, of_p) + tl.load(G_LSE + row * stride_h)
-    w = tl.full([BLOCK], 1.0, tl.float32)
-    if WEIGHTED:
-        w = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)
-    p = tl.where(z == largest, 1.0, _exp(z - largest)) / total
+    g = tl.load(G_LOSS + row * stride_g, mask=kept, other=0.0)
+    of_p = g * mass
+    if z_loss > 0.0:
+        of_p += g * 2.0 * z_loss * (largest + _log1p(total - 1.0))
+    of_p += tl.load(G_LSE + row * stride_h, mask=kept, other=0.0)
+    e = _exp(z - largest[:, None])
+    if tl.max(largest, axis=0) == INF:
+        e = tl.where(z == largest[:, None], 1.0, e)
+    dz = e * (of_p / total)[:, None]
     if SOFT:
-        q = tl.load(T + row * stride_t + c, mask=inside, other=0.0).to(tl.float32)
-        of_q = g * (1.0 - smoothing) * (q * w)
+        T += row * stride_t
+        of_q = g * (1.0 - smoothing)
+        of_q = of_q[:, None] * tl.load(T[:, None] + c, mask=inside, other=0.0)
+        if WEIGHTED:
+            of_q *= tl.load(W + c, mask=c < classes, other=0.0)
         # 1 - p of the likeliest class is known better than p.
-        dz = tl.where(z == largest, (of_p - of_q) - of_p * rest, of_p * p - of_q)
+        likeliest = (of_p[:, None] - of_q) - (of_p * rest)[:, None]
+        dz = tl.where(z == largest[:, None], likeliest, dz - of_q)
     else:
         of_y = g * (1.0 - smoothing) * share_y
-        dz = tl.where(c == y, (of_p - of_y) * p - of_y * rest, of_p * p)
+        last = tl.max(y, axis=0)
+        if (R > 1) | ((start <= last) & (last < start + L)):
+            at_y = e * ((of_p - of_y) / total)[:, None] - (of_y * rest)[:, None]
+            dz = tl.where(c == y[:, None], tl.where(z == -INF, 0.0, at_y), dz)
     if SMOOTHED:
-        dz -= g * (smoothing / tl.load(NUMBERS)) * w
+        each = (g * (smoothing / tl.load(NUMBERS, mask=kept, other=1.0)))[:, None]
+        if WEIGHTED:
+            each *= tl.load(W + c, mask=c < classes, other=0.0)
+        dz -= each
+    if SCALED:
+        dz *= scale
     if CAPPED:
         dz *= 1.0 - (z / softcap) * (z / softcap)
-    # The second condition is in the first; said, it leaves a thread with 40 registers, not 74.
-    dz = tl.where((z == -INF) | (kept == 0), 0.0, dz * scale)
-    tl.store(OUT, dz.to(OUT.dtype.element_ty), mask=inside)
+    if SOFT or SMOOTHED or CAPPED:
+        dz = tl.where(z == -INF, 0.0, dz)
+    OUT += row * stride_out
+    tl.store(OUT[:, None] + c, dz.to(OUT.dtype.element_ty), mask=there[:, None] & (c < classes))
 
 
 def forward(
@@ -338,16 +460,20 @@ def forward(
     correct = torch.empty(n, device=x.device, dtype=torch.bool)
     numbers = torch.empty(6, n, device=x.device, dtype=torch.float32)
     soft = target.is_floating_point()
-    # As many warps as a row has kilobytes to share, a power of two up to 8.
-    warps = 1 << min(3, max(0, (classes * x.element_size() // 2048).bit_length() - 1))
-    lanes = 32 * warps * (16 // x.element_size())
+    if soft or classes > SMALL:
+        # As many warps as a row has kilobytes to share, a power of two up to 8.
+        warps = 1 << min(3, max(0, (classes * x.element_size() // 2048).bit_length() - 1))
+        tile = {"K": 2 if soft else 4, "L": 32 * warps * (16 // x.element_size())}
+        kernel, programs = (_forward_soft_kernel if soft else _forward_kernel), n
+    else:
+        kernel, warps, tile = _forward_small_kernel, 1, _rows_of(classes)
+        programs = triton.cdiv(n, tile["R"])
     if n > 0:
         with _on(x):
-            kernel = _forward_soft_kernel if soft else _forward_kernel
-            kernel[(n,)](
+            kernel[(programs,)](
                 x, target, weight, loss, lse, correct.view(torch.int8), numbers, n, classes,
                 x.stride(0), target.stride(0), *_numbers(o), **_flags(weight, o),
-                K=2 if soft else 4, L=lanes, num_warps=warps,
+                **tile, num_warps=warps,
             )  # fmt: skip
     return loss, lse, correct, numbers
 
@@ -365,15 +491,21 @@ def backward(
     """As :func:`celib.kernels.with_aten.backward`."""
     (n, classes), x, target = x.shape, _flat(x), _flat(target)
     weight = None if weight is None else weight.contiguous()
-    block = min(4096, triton.next_power_of_2(classes))
+    tile = _rows_of(classes) if classes <= SMALL else {"R": 1, "L": 4096}
     flags = _flags(weight, o) | {"SOFT": target.is_floating_point()}
     if n > 0:
         with _on(x):
-            _backward_kernel[(n, triton.cdiv(classes, block))](
+            _backward_kernel[(triton.cdiv(n, tile["R"]), triton.cdiv(classes, tile["L"]))](
                 x, target, weight, numbers, g_loss, g_lse, out, n, classes, x.stride(0),
                 target.stride(0), out.stride(0), g_loss.stride(0), g_lse.stride(0), *_numbers(o),
-                **flags, BLOCK=block, num_warps=max(1, block // 512),
+                **flags, **tile, num_warps=8 if classes > SMALL else 1,
             )  # fmt: skip
+
+
+def _rows_of(classes: int) -> dict[str, int]:
+    """A tile of 1024 logits for a warp: then no row needs another warp, nor alone a program."""
+    length = triton.next_power_of_2(classes)
+    return {"R": SMALL // length, "L": length}
 
 
 def _flat(a: Tensor) -> Tensor:
@@ -390,6 +522,7 @@ def _flags(weight: Tensor | None, o: Options) -> dict[str, bool]:
     return {
         "WEIGHTED": weight is not None,
         "SMOOTHED": o.label_smoothing > 0,
+        "SCALED": o.scale != 1.0,
         "CAPPED": o.softcap > 0,
     }
 

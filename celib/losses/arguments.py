@@ -50,6 +50,14 @@ def indices(target: Tensor, shape: torch.Size) -> None:
         raise ValueError(f"target has shape {found}: expected {expected} for classes")
 
 
+def all_classes(target: Tensor, count: int) -> bool:
+    """Whether every target is a class: one pass over them, which is what a good input costs."""
+    if target.numel() == 0:
+        return True
+    low, high = target.aminmax()
+    return low.item() >= 0 and high.item() < count
+
+
 def classes(
     target: Tensor, shape: torch.Size, count: int, ignore_index: int, validate: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

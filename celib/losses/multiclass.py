@@ -15,6 +15,7 @@ from celib.kernels.linear import loss_of_all, loss_of_each
 from celib.kernels.operators import needs_reference, rows
 from celib.losses.arguments import (
     REDUCTIONS,
+    all_classes,
     autocast,
     can_check,
     class_weights,
@@ -250,7 +251,7 @@ def _targets(
         return target.movedim(axis, -1), wrong
     sites = torch.Size((*shape[:axis], *shape[axis + 1 :]))
     indices(target, sites)
-    if validate and can_check(target):
+    if validate and can_check(target) and not all_classes(target, shape[axis]):
         classes(target, sites, shape[axis], ignore_index, validate)
     return target, None
 
