@@ -6,7 +6,7 @@ are found within a thread, without a word to the others, and each of the L lanes
 its own, the largest logit and the sum of exponentials relative to it. Only after the last tile do
 the lanes combine. The target is left out of the pair and comes in at the end, so that the loss of a
 confident prediction, and 1 - p in its gradient, are computed from what the other classes have, not
-from 1 minus almost 1.
+from 1 minus almost 1. Rows of few classes need no loop: a warp takes several of them as one tile.
 
 Logits are shifted first and multiplied by log2(e) after: the other order loses what an offset
 common to all logits takes away.
@@ -113,17 +113,9 @@ def _combine_below(below, share, m, top):
 
 @triton.jit
 def _certain(
-    X,
-    cols,
-    y,
-    end,
-    scale,
-    softcap,
-    SCALED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    K: tl.constexpr,
-    L: tl.constexpr,
-):
+    X, cols, y, end, scale, softcap,
+    SCALED: tl.constexpr, CAPPED: tl.constexpr, K: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
     """How many logits of the other classes are inf; NaN if one is NaN."""
     count = tl.zeros([L], tl.float32)
     for start in range(0, end, K * L):
@@ -152,9 +144,33 @@ def _target(
 
 
 @triton.jit
+def _store(
+    LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, correct, spoil,
+    loss, z_loss, largest, log_total, total, rest, mass, share, number,
+):  # fmt: skip
+    lse = largest + log_total + spoil
+    loss += tl.where(z_loss == 0.0, 0.0, z_loss * lse * lse) + spoil
+    tl.store(LOSS + row, tl.where(kept, loss, 0.0), mask=there)
+    tl.store(LSE + row, tl.where(kept, lse, 0.0), mask=there)
+    tl.store(CORRECT + row, (kept & correct & (spoil == 0.0)).to(tl.int8), mask=there)
+    NUMBERS += row
+    tl.store(NUMBERS, largest + spoil, mask=there)
+    NUMBERS += rows  # step by step: 5 times the rows may pass 2^31
+    tl.store(NUMBERS, total, mask=there)
+    NUMBERS += rows
+    tl.store(NUMBERS, rest / total, mask=there)
+    NUMBERS += rows
+    tl.store(NUMBERS, mass, mask=there)
+    NUMBERS += rows
+    tl.store(NUMBERS, tl.where(kept, share, 0.0), mask=there)
+    NUMBERS += rows
+    tl.store(NUMBERS, number, mask=there)
+
+
+@triton.jit
 def _finish(
-    kept, good, z_y, share, top, s_top, spread, weight, number, smoothing,
-    SMOOTHED: tl.constexpr,
+    LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, good, z_y, share,
+    top, s_top, spread, weight, number, smoothing, z_loss, SMOOTHED: tl.constexpr,
 ):  # fmt: skip
     """The target comes in: of one row, or of several at once."""
     largest = tl.maximum(top, z_y)
@@ -180,31 +196,10 @@ def _finish(
     # No class at all, or two certainties, stand for no distribution.
     broken = (largest == -INF) | ((largest == INF) & (total > 1.0)) | (kept & (good == 0))
     spoil = tl.where(broken | (z_y != z_y), NAN, 0.0)
-    return spoil, loss, largest, log_total, total, rest, mass, number
-
-
-@triton.jit
-def _store(
-    LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, correct, spoil,
-    loss, z_loss, largest, log_total, total, rest, mass, share, number,
-):  # fmt: skip
-    lse = largest + log_total + spoil
-    loss += tl.where(z_loss == 0.0, 0.0, z_loss * lse * lse) + spoil
-    tl.store(LOSS + row, tl.where(kept, loss, 0.0), mask=there)
-    tl.store(LSE + row, tl.where(kept, lse, 0.0), mask=there)
-    tl.store(CORRECT + row, (kept & correct & (spoil == 0.0)).to(tl.int8), mask=there)
-    NUMBERS += row
-    tl.store(NUMBERS, largest + spoil, mask=there)
-    NUMBERS += rows  # step by step: 5 times the rows may pass 2^31
-    tl.store(NUMBERS, total, mask=there)
-    NUMBERS += rows
-    tl.store(NUMBERS, rest / total, mask=there)
-    NUMBERS += rows
-    tl.store(NUMBERS, mass, mask=there)
-    NUMBERS += rows
-    tl.store(NUMBERS, tl.where(kept, share, 0.0), mask=there)
-    NUMBERS += rows
-    tl.store(NUMBERS, number, mask=there)
+    _store(
+        LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, z_y == largest, spoil,
+        loss, z_loss, largest, log_total, total, rest, mass, share, number,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -219,18 +214,9 @@ def _forward_kernel(
     X += row * stride_x
     there = row < rows
     kept, good, y, z_y, share = _target(
-        X,
-        T + row * stride_t,
-        W,
-        there,
-        classes,
-        ignore_index,
-        scale,
-        softcap,
-        WEIGHTED,
-        SCALED,
-        CAPPED,
-    )
+        X, T + row * stride_t, W, there, classes, ignore_index,
+        scale, softcap, WEIGHTED, SCALED, CAPPED,
+    )  # fmt: skip
     end = tl.where(good, classes, 0)  # of a row that does not count nothing is read
     cols = tl.arange(0, K)[:, None] * L + tl.arange(0, L)[None, :]
     m = tl.full([L], -INF, tl.float32)
@@ -258,12 +244,9 @@ def _forward_kernel(
     if SMOOTHED:
         spread, weight = _combine_below(below, weights, m, top)
         count = tl.sum(number, axis=0)
-    spoil, loss, largest, log_total, total, rest, mass, count = _finish(
-        kept, good, z_y, share, top, s_top, spread, weight, count, smoothing, SMOOTHED
-    )
-    _store(
-        LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, z_y == largest, spoil,
-        loss, z_loss, largest, log_total, total, rest, mass, share, count,
+    _finish(
+        LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, good, z_y, share,
+        top, s_top, spread, weight, count, smoothing, z_loss, SMOOTHED,
     )  # fmt: skip
 
 
@@ -279,18 +262,9 @@ def _forward_small_kernel(
     there = row < rows
     X += row * stride_x
     kept, good, y, z_y, share = _target(
-        X,
-        T + row * stride_t,
-        W,
-        there,
-        classes,
-        ignore_index,
-        scale,
-        softcap,
-        WEIGHTED,
-        SCALED,
-        CAPPED,
-    )
+        X, T + row * stride_t, W, there, classes, ignore_index,
+        scale, softcap, WEIGHTED, SCALED, CAPPED,
+    )  # fmt: skip
     c = tl.arange(0, L)[None, :]
     z = _logits(X[:, None] + c, good[:, None] & (c < classes), scale, softcap, SCALED, CAPPED)
     z = tl.where(c == y[:, None], -INF, z)
@@ -305,12 +279,9 @@ def _forward_small_kernel(
             u *= tl.load(W + c, mask=c < classes, other=0.0).to(tl.float32)
         spread = tl.sum(u * tl.where((u == 0.0) | (z == ref), 0.0, ref - z), axis=1)
         weight = tl.sum(u, axis=1)
-    spoil, loss, largest, log_total, total, rest, mass, count = _finish(
-        kept, good, z_y, share, top, s_top, spread, weight, count, smoothing, SMOOTHED
-    )
-    _store(
-        LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, z_y == largest, spoil,
-        loss, z_loss, largest, log_total, total, rest, mass, share, count,
+    _finish(
+        LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, good, z_y, share,
+        top, s_top, spread, weight, count, smoothing, z_loss, SMOOTHED,
     )  # fmt: skip
 
 
