@@ -41,7 +41,7 @@ def ptx(kernel, capability, dtype, constants, warps):
     multiples = [
         (i,)
         for i, name in enumerate(kernel.arg_names)
-        if signature[name][0] == "*" or name in ("classes", "stride_x", "stride_out")
+        if signature[name][0] == "*" or name in ("classes", "stretch", "stride_x", "stride_out")
     ]
     attributes = {i: [["tt.divisibility", 16]] for i in multiples}
     return triton.compile(

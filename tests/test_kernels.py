@@ -929,12 +929,12 @@ class TestLinear:
 
 
 MUTATIONS = {
-    "no -1": ("e * ((of_p - of_y) / total)[:, None] - (of_y * rest)[:, None]", "dz"),
+    "no -1": ("e * of_e_y[:, None] - (of_y * rest)[:, None]", "dz"),
     "no mask": ("mask=inside, other=-INF", "mask=inside, other=0.0"),
     "no mask of the target": ("z = tl.where(c == y, -INF, z)", "z = z"),
     "mask before the softcap": ("z = tl.where(x == -INF, -INF, z)", "z = z"),
     "no float32": (
-        "e * ((of_p - of_y) / total)[:, None] - (of_y * rest)[:, None]",
+        "e * of_e_y[:, None] - (of_y * rest)[:, None]",
         "dz.to(OUT.dtype.element_ty).to(tl.float32) - of_y[:, None]",
     ),
     "scaled before the shift": (
@@ -999,6 +999,15 @@ class TestTriton:
                 return False
         return True
 
+    @pytest.mark.parametrize("c", [4097, 20000])
+    @pytest.mark.parametrize("o", [PLAIN, EVERY], ids=["plain", "every"])
+    def test_stretches_of_several_tiles(self, monkeypatch, c, o):
+        x, y = normal(3, c), torch.tensor([c - 1, 4096, 9])
+        with operators.using(KERNELS["triton"]), torch.device(OF_TRITON):
+            wanted = run(x, y, None, o)
+            monkeypatch.setattr(KERNELS["triton"], "PROGRAMS", 1)
+            assert torch.equal(run(x, y, None, o)[4], wanted[4])
+
     @pytest.mark.parametrize("capability", [75, 80, 90])
     def test_21_22_assembles(self, capability):
         # From T4 to H200. Loads are vectors, no loop waits for a warp, no register is spilled, but
@@ -1011,10 +1020,10 @@ class TestTriton:
         assert done.returncode == 0, done.stderr
         lines = [line.split() for line in done.stdout.splitlines()]
         assert len(lines) == 24
-        allowed = {"forward": 13, "backward": 36, "forward-one": 22}
+        allowed = {"forward": 13, "backward": 24, "forward-one": 22}
         for _, _, name, _, spilled, vectors, synchronised, instructions in lines:
             assert int(spilled) <= 64 * name.endswith("every")
-            assert int(synchronised) == 0
+            assert int(synchronised) == 0 or name == "backward-small-every"  # one turn of its loop
             assert int(vectors) >= 2
             assert float(instructions) <= allowed.get(name, math.inf)
 

@@ -34,6 +34,7 @@ ROUNDING: tl.constexpr = tl.constexpr(1.5 * 2**23 + 127)
 LOWEST: tl.constexpr = tl.constexpr(-87.33654)  # the logarithm of the smallest normal number
 INF: tl.constexpr = tl.constexpr(math.inf)
 NAN: tl.constexpr = tl.constexpr(math.nan)
+PROGRAMS = 4096  # enough of them to keep a large GPU busy
 SMALL = 1024  # classes: rows of no more are worked on by one warp, several at a time
 
 
@@ -350,7 +351,7 @@ def _forward_soft_kernel(
 @triton.jit
 def _backward_kernel(
     X, T, W, NUMBERS, G_LOSS, G_LSE, OUT,
-    rows, classes, stride_x, stride_t, stride_out, stride_g, stride_h,
+    rows, classes, stretch, stride_x, stride_t, stride_out, stride_g, stride_h,
     ignore_index, smoothing, z_loss, scale, softcap,
     SOFT: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr,
     SCALED: tl.constexpr, CAPPED: tl.constexpr,
@@ -358,8 +359,6 @@ def _backward_kernel(
 ):  # fmt: skip
     """A stretch of a row, or R rows that are shorter than that."""
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
-    start = tl.program_id(1) * L
-    c = start + tl.arange(0, L)[None, :]
     there = row < rows
     kept = there
     y = tl.full([R], -1, tl.int32)
@@ -368,9 +367,6 @@ def _backward_kernel(
         kept = there & (label != ignore_index)
         y = tl.where((label >= 0) & (label < classes), label, -1).to(tl.int32)
     # A row that does not count is not read: it may hold anything. So may its numbers.
-    X += row * stride_x
-    inside = kept[:, None] & (c < classes)
-    z = _logits(X[:, None] + c, inside, scale, softcap, SCALED, CAPPED)
     NUMBERS += row
     largest = tl.load(NUMBERS, mask=kept, other=0.0)
     NUMBERS += rows
@@ -387,38 +383,47 @@ def _backward_kernel(
     if z_loss > 0.0:
         of_p += g * 2.0 * z_loss * (largest + _log1p(total - 1.0))
     of_p += tl.load(G_LSE + row * stride_h, mask=kept, other=0.0)
-    e = _exp(z - largest[:, None])
-    if tl.max(largest, axis=0) == INF:
-        e = tl.where(z == largest[:, None], 1.0, e)
-    dz = e * (of_p / total)[:, None]
+    of_q = g * (1.0 - smoothing)
+    of_y = of_q * share_y
+    if SMOOTHED:
+        of_each = g * (smoothing / tl.load(NUMBERS, mask=kept, other=1.0))
+    of_e = of_p / total
+    of_e_y = (of_p - of_y) / total
+    X += row * stride_x
+    OUT += row * stride_out
     if SOFT:
         T += row * stride_t
-        of_q = g * (1.0 - smoothing)
-        of_q = of_q[:, None] * tl.load(T[:, None] + c, mask=inside, other=0.0)
-        if WEIGHTED:
-            of_q *= tl.load(W + c, mask=c < classes, other=0.0)
-        # 1 - p of the likeliest class is known better than p.
-        likeliest = (of_p[:, None] - of_q) - (of_p * rest)[:, None]
-        dz = tl.where(z == largest[:, None], likeliest, dz - of_q)
-    else:
-        of_y = g * (1.0 - smoothing) * share_y
-        last = tl.max(y, axis=0)
-        if (R > 1) | ((start <= last) & (last < start + L)):
-            at_y = e * ((of_p - of_y) / total)[:, None] - (of_y * rest)[:, None]
-            dz = tl.where(c == y[:, None], tl.where(z == -INF, 0.0, at_y), dz)
-    if SMOOTHED:
-        each = (g * (smoothing / tl.load(NUMBERS, mask=kept, other=1.0)))[:, None]
-        if WEIGHTED:
-            each *= tl.load(W + c, mask=c < classes, other=0.0)
-        dz -= each
-    if SCALED:
-        dz *= scale
-    if CAPPED:
-        dz *= 1.0 - (z / softcap) * (z / softcap)
-    if SOFT or SMOOTHED or CAPPED:
-        dz = tl.where(z == -INF, 0.0, dz)
-    OUT += row * stride_out
-    tl.store(OUT[:, None] + c, dz.to(OUT.dtype.element_ty), mask=there[:, None] & (c < classes))
+    first = tl.program_id(1) * stretch
+    for start in range(first, tl.minimum(first + stretch, classes), L):
+        c = start + tl.arange(0, L)[None, :]
+        inside = kept[:, None] & (c < classes)
+        z = _logits(X[:, None] + c, inside, scale, softcap, SCALED, CAPPED)
+        e = _exp(z - largest[:, None])
+        if tl.max(largest, axis=0) == INF:
+            e = tl.where(z == largest[:, None], 1.0, e)
+        dz = e * of_e[:, None]
+        w = 1.0
+        if WEIGHTED and (SOFT or SMOOTHED):
+            w = tl.load(W + c, mask=c < classes, other=0.0)
+        if SOFT:
+            q = of_q[:, None] * w * tl.load(T[:, None] + c, mask=inside, other=0.0)
+            # 1 - p of the likeliest class is known better than p.
+            likeliest = (of_p[:, None] - q) - (of_p * rest)[:, None]
+            dz = tl.where(z == largest[:, None], likeliest, dz - q)
+        else:
+            last = tl.max(y, axis=0)
+            if (R > 1) | ((start <= last) & (last < start + L)):
+                at_y = e * of_e_y[:, None] - (of_y * rest)[:, None]
+                dz = tl.where(c == y[:, None], tl.where(z == -INF, 0.0, at_y), dz)
+        if SMOOTHED:
+            dz -= of_each[:, None] * w
+        if SCALED:
+            dz *= scale
+        if CAPPED:
+            dz *= 1.0 - (z / softcap) * (z / softcap)
+        if SOFT or SMOOTHED or CAPPED:
+            dz = tl.where(z == -INF, 0.0, dz)
+        tl.store(OUT[:, None] + c, dz.to(OUT.dtype.element_ty), mask=there[:, None] & (c < classes))
 
 
 def forward(
@@ -462,12 +467,15 @@ def backward(
     """As :func:`celib.kernels.with_aten.backward`."""
     (n, classes), x, target = x.shape, _flat(x), _flat(target)
     weight = None if weight is None else weight.contiguous()
+    # What a program does once for its row counts less if it has several tiles.
     tile = _rows_of(classes) if classes <= SMALL else {"R": 1, "L": 4096}
+    tiles = triton.cdiv(n, tile["R"]), triton.cdiv(classes, tile["L"])
+    stretch = tile["L"] * min(4, 1 + tiles[0] * tiles[1] // PROGRAMS)
     flags = _flags(weight, o) | {"SOFT": target.is_floating_point()}
     if n > 0:
         with _on(x):
-            _backward_kernel[(triton.cdiv(n, tile["R"]), triton.cdiv(classes, tile["L"]))](
-                x, target, weight, numbers, g_loss, g_lse, out, n, classes, x.stride(0),
+            _backward_kernel[(tiles[0], triton.cdiv(classes, stretch))](
+                x, target, weight, numbers, g_loss, g_lse, out, n, classes, stretch, x.stride(0),
                 target.stride(0), out.stride(0), g_loss.stride(0), g_lse.stride(0), *_numbers(o),
                 **flags, **tile, num_warps=8 if classes > SMALL else 1,
             )  # fmt: skip
