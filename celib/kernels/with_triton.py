@@ -398,13 +398,13 @@ def _backward_kernel(
         c = start + tl.arange(0, L)[None, :]
         inside = kept[:, None] & (c < classes)
         z = _logits(X[:, None] + c, inside, scale, softcap, SCALED, CAPPED)
+        w = 1.0
+        if WEIGHTED and (SOFT or SMOOTHED):
+            w = tl.load(W + c, mask=c < classes, other=0.0)
         e = _exp(z - largest[:, None])
         if tl.max(largest, axis=0) == INF:
             e = tl.where(z == largest[:, None], 1.0, e)
         dz = e * of_e[:, None]
-        w = 1.0
-        if WEIGHTED and (SOFT or SMOOTHED):
-            w = tl.load(W + c, mask=c < classes, other=0.0)
         if SOFT:
             q = of_q[:, None] * w * tl.load(T[:, None] + c, mask=inside, other=0.0)
             # 1 - p of the likeliest class is known better than p.
