@@ -505,17 +505,15 @@ class TestLayout:
             "import os, torch; from celib.losses import cross_entropy\n"
             "torch.set_num_threads(2)\n"
             "x, y = torch.zeros(400, 1000), torch.arange(400)\n"
-            "cross_entropy(x, y)\n"
+            "wanted = cross_entropy(x, y).item()\n"
             "child = os.fork()\n"
-            "print(cross_entropy(x, y).item(), flush=True)\n"
-            "if child == 0: os._exit(0)\n"
-            "os.waitpid(child, 0)\n"
+            "loss = cross_entropy(x, y).item()\n"
+            "if child == 0: os._exit(loss != wanted)\n"
+            "raise SystemExit(loss != wanted or os.waitpid(child, 0)[1] != 0)\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
-        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        assert [float(a) for a in done.stdout.split()] == pytest.approx([math.log(1000)] * 2)
 
 
 class TestAutograd:
