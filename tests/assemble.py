@@ -102,8 +102,10 @@ CASES = {
     "forward-soft": (with_triton._forward_soft_kernel, {"K": 2, "SOFT": True}, 8),
     "forward-small": (with_triton._forward_small_kernel, {"R": 4, "L": 256}, 1),
     "forward-one": (with_triton._forward_small_kernel, {"R": 1, "L": 1024}, 1),
+    "forward-few": (with_triton._forward_small_kernel, with_triton._rows_of(10), 1),
     "backward": (with_triton._backward_kernel, {"R": 1, "L": 4096}, 8),
     "backward-small": (with_triton._backward_kernel, {"R": 4, "L": 256}, 1),
+    "backward-few": (with_triton._backward_kernel, with_triton._rows_of(10), 1),
 }
 
 if __name__ == "__main__":

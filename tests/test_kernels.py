@@ -270,7 +270,7 @@ class TestNastyRows:
             torch.testing.assert_close(a.double(), b, rtol=3e-7, atol=2e-38, equal_nan=True)
         if wanted[0].isfinite().all():
             torch.testing.assert_close(found[4].double(), wanted[4], rtol=1e-6, atol=2e-7)
-            assert torch.equal(found[3], wanted[3])
+        assert torch.equal(found[3], wanted[3])
         if name != "all masked":  # of which the gradient may be 0
             assert torch.equal(found[0].isnan(), found[4].isnan().any(-1))
 
@@ -478,26 +478,28 @@ class TestLayout:
         for found in results:
             assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
-    def test_threads_of_torch(self):
-        # Where torch is built with GNU's OpenMP the kernel runs on it, and an error comes back.
-        if "numba" not in KERNELS:
-            pytest.skip("numba is not installed")
-        openmp = KERNELS["numba"]._openmp()
-        if "OpenMP" not in torch.__config__.parallel_info() or sys.platform != "linux":
-            pytest.skip("torch has no OpenMP here that can be called by name")
-        assert openmp is not None
+    @pytest.mark.parametrize("limit", ["1", "2", "64"])
+    def test_threads_of_torch(self, limit):
+        # Where torch is built with an OpenMP that has GNU's entry point the kernel runs on it, also
+        # if OpenMP gives it fewer threads than it asks for.
+        if "numba" not in KERNELS or sys.platform != "linux":
+            pytest.skip("numba is not installed, or this is not Linux")
+        code = (
+            "import torch; from celib.losses import cross_entropy\n"
+            "from celib.kernels import with_numba\n"
+            "assert with_numba._openmp() or 'OpenMP' not in torch.__config__.parallel_info()\n"
+            "x, y = torch.arange(400000.).reshape(1000, 400) % 7, torch.arange(1000) % 400\n"
+            "torch.set_num_threads(1); wanted = cross_entropy(x, y, reduction='none')\n"
+            "torch.set_num_threads(3); found = cross_entropy(x, y, reduction='none')\n"
+            "assert torch.equal(found, wanted)\n"
+        )
+        environment = os.environ | {"OMP_THREAD_LIMIT": limit}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
 
-        def part(k):
-            if k == 1:
-                raise KeyboardInterrupt
-            seen.append((k, threading.get_native_id()))
-
-        seen = []
-        with pytest.raises(KeyboardInterrupt):
-            KERNELS["numba"]._in_threads_of_torch(openmp, part, 3)
-        assert {0, 2} >= {k for k, _ in seen} >= {0}
-
-    def test_after_a_fork(self):
+    @pytest.mark.parametrize("first", ["(x + 1).sum()", "cross_entropy(x, y)"])
+    def test_after_a_fork(self, first):
         # Of the threads of torch's OpenMP nothing is left there, and it would wait for them.
         if "numba" not in KERNELS or not hasattr(os, "fork"):
             pytest.skip("numba is not installed, or there is no fork")
@@ -505,11 +507,12 @@ class TestLayout:
             "import os, torch; from celib.losses import cross_entropy\n"
             "torch.set_num_threads(2)\n"
             "x, y = torch.zeros(400, 1000), torch.arange(400)\n"
-            "wanted = cross_entropy(x, y).item()\n"
+            f"{first}\n"
             "child = os.fork()\n"
             "loss = cross_entropy(x, y).item()\n"
-            "if child == 0: os._exit(loss != wanted)\n"
-            "raise SystemExit(loss != wanted or os.waitpid(child, 0)[1] != 0)\n"
+            "wrong = abs(loss - 6.907755) > 1e-5\n"
+            "if child == 0: os._exit(wrong)\n"
+            "raise SystemExit(wrong or os.waitpid(child, 0)[1] != 0)\n"
         )
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -1017,12 +1020,14 @@ class TestTriton:
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         lines = [line.split() for line in done.stdout.splitlines()]
-        assert len(lines) == 24
+        assert len(lines) == 32
         allowed = {"forward": 13, "backward": 24, "forward-one": 22}
         for _, _, name, _, spilled, vectors, synchronised, instructions in lines:
             assert int(spilled) <= 64 * name.endswith("every")
-            assert int(synchronised) == 0 or name == "backward-small-every"  # one turn of its loop
-            assert int(vectors) >= 2
+            assert int(synchronised) == 0 or name.endswith(
+                ("small-every", "few-every")
+            )  # where the loop has one turn
+            assert int(vectors) >= 1
             assert float(instructions) <= allowed.get(name, math.inf)
 
 

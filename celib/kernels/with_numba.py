@@ -2,8 +2,9 @@
 
 For classes as targets. The row stays in the core's cache between its largest entry, the sum, and in
 the backward pass the gradient; the loops are vectorised by LLVM, the exponential among them, which
-is why it is written here. A row of bfloat16 is converted into a buffer that stays in the cache,
-float16 a block of rows at a time. Compiled at the first call, and cached.
+is why it is written here. A row of bfloat16 is converted into a buffer that stays in the cache;
+float16, and rows that are not side by side, are converted a block at a time. Compiled at the first
+call, and cached.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 import torch
-from numba import njit, types
-from numba.extending import overload
+from numba import cfunc, njit, types
+from numba.extending import intrinsic, overload
+from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 from torch import Tensor
 
 from celib.kernels.family import Options
+from celib.kernels.operators import PROCESS
 from celib.kernels.with_aten import blocks
 
 # Sums may be taken in any order, so that they are taken in vectors; NaN and inf keep their meaning.
@@ -41,8 +45,6 @@ _SERIES = tuple(np.float32(1.0 / math.factorial(k)) for k in range(7, 1, -1))
 _ROUNDING = np.float32(1.5 * 2**23 + 127)
 _EXPONENT = np.int32(23)
 _ONE = np.float32(1.0)
-_PROCESS = os.getpid()  # OpenMP has no threads in what is forked off, and does not know it
-_Part = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @njit(fastmath={"contract"}, error_model="numpy", cache=True)
@@ -63,7 +65,7 @@ def _exp(x):
 
 
 def _single(row, buffer):
-    """The row in float32: itself, or from the bits of bfloat16, which are the first 16 of it."""
+    """The row in float32: itself, or from the bits of bfloat16, the upper half of float32."""
 
 
 @overload(_single)
@@ -160,7 +162,7 @@ def _others(x, c):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _forward(x, y, w, ignored, z_loss, loss, lse, correct, numbers, start, first, last):
-    """Rows first to last of all, of which x begins with row start."""
+    """Rows from first up to last, without it; x begins with row start."""
     buffer = np.empty(x.shape[1], np.float32)
     for i in range(first, last):
         c = y[i]
@@ -221,7 +223,7 @@ def _backward(
             for k in range(row.size):
                 to[k] = _like(to, factor if row[k] == m else np.float32(0.0))
         elif in_place:
-            _scale_in_place(to, m, factor)
+            _scale_in_place(row, m, factor)
         else:
             _scaled(row, m, factor, to)
         # p - 1, from 1 - p.
@@ -240,7 +242,8 @@ def forward(
     w = numbers.new_empty(0) if weight is None else weight.float()
     y, factors, *results = _arrays(target.long(), w, loss, lse, correct, numbers)
     for i, z in _blocks(x):
-        _by_rows(_forward, i, *_arrays(z), y, factors, o.ignore_index, o.z_loss, *results)
+        numbers_of_o = o.ignore_index, float(o.z_loss)
+        _by_rows(_forward, n, i, *_arrays(z), y, factors, *numbers_of_o, *results)
     return loss, lse, correct, numbers
 
 
@@ -261,7 +264,8 @@ def backward(
         made = z is not x
         to = z if made else out[i]
         in_place = to.data_ptr() == z.data_ptr() and z.dtype == torch.float32
-        _by_rows(_backward, i, *_arrays(z, to), in_place, y, o.ignore_index, o.z_loss, *vectors)
+        numbers_of_o = o.ignore_index, float(o.z_loss)
+        _by_rows(_backward, len(x), i, *_arrays(z, to), in_place, y, *numbers_of_o, *vectors)
         if made:
             out[i] = z
 
@@ -285,22 +289,38 @@ def _arrays(*tensors: Tensor) -> Iterator[NDArray[Any]]:
     )
 
 
-def _by_rows(kernel: Callable[..., None], rows: slice, *arguments: Any) -> None:
+def _by_rows(
+    kernel: Callable[..., None], n: int, rows: slice, x: NDArray[Any], *others: Any
+) -> None:
     """The kernel, on as many threads as torch would use; a small input is not worth a thread."""
     start, stop = rows.start, rows.stop
-    workers = min(torch.get_num_threads(), 1 + arguments[0].size // 2**16)
+    workers = min(torch.get_num_threads(), 1 + x.size // 2**16)
     step = -(-(stop - start) // workers)
 
     def part(k: int) -> None:
         first = start + k * step
-        kernel(*arguments, start, first, min(stop, first + step))
+        kernel(x, *others, start, first, min(stop, first + step))
 
     if workers == 1:
         part(0)
-    elif os.getpid() == _PROCESS and (openmp := _openmp()) is not None:
-        _in_threads_of_torch(openmp, part, workers)
+    elif os.getpid() == PROCESS and (openmp := _openmp()) is not None:
+        # After an operation the threads of torch wait for the next one with their cores held:
+        # beside them, threads of our own would get half of a core.
+        dtype: Any = x.dtype.type
+        body = (_forward_part if kernel is _forward else _backward_part)(dtype)
+        numbers = [workers, start, stop, n, x.shape[1], *map(_bits, (x, *others))]
+        data = (ctypes.c_int64 * len(numbers))(*numbers)
+        # Always all of them: for another number it would end threads and begin new ones.
+        openmp.GOMP_parallel(body.address, data, torch.get_num_threads(), 0)
     else:
         _in_threads_of_python(part, workers)
+
+
+def _bits(a: NDArray[Any] | float) -> int:
+    """An argument of a kernel as 64 bits: of an array the address, 0 if it is empty."""
+    if isinstance(a, np.ndarray):
+        return a.ctypes.data if a.size else 0
+    return int(np.float64(a).view(np.int64)) if isinstance(a, float) else int(a)
 
 
 @cache
@@ -308,28 +328,77 @@ def _openmp() -> ctypes.CDLL | None:
     """The OpenMP that torch runs on, where it has the entry point of GNU's: on Linux."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        library.GOMP_parallel.argtypes = [_Part, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        for name in ("omp_get_thread_num", "omp_get_num_threads"):
+            address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+            llvmlite.binding.add_symbol(f"celib_{name}", address)
+        pointer = ctypes.c_void_p
+        library.GOMP_parallel.argtypes = [pointer, pointer, ctypes.c_uint, ctypes.c_uint]
         library.GOMP_parallel.restype = None
     except (OSError, AttributeError):
         return None
     return library
 
 
-def _in_threads_of_torch(openmp: ctypes.CDLL, part: Callable[[int], None], workers: int) -> None:
-    # After an operation they wait for the next one with their cores held: beside them, threads of
-    # our own would get half of a core.
-    errors: list[BaseException] = []
+_thread = types.ExternalFunction("celib_omp_get_thread_num", types.int32())
+_threads = types.ExternalFunction("celib_omp_get_num_threads", types.int32())
+_PART = types.void(types.CPointer(types.int64))
 
-    def mine(_: object) -> None:
-        try:
-            for k in range(openmp.omp_get_thread_num(), workers, openmp.omp_get_num_threads()):
-                part(k)
-        except BaseException as error:  # an interruption, too: C has no way to hand it on
-            errors.append(error)
 
-    openmp.GOMP_parallel(_Part(mine), None, workers, 0)
-    if errors:
-        raise errors[0]
+@intrinsic
+def _at(_context, address, dtype):
+    """The address of numbers of that dtype, as a pointer to them."""
+    pointer = types.CPointer(dtype.dtype)
+
+    def generate(context, builder, _signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+    return pointer(address, dtype), generate
+
+
+@cache
+def _forward_part(dtype: Any) -> Any:
+    """What each thread of OpenMP runs; the numbers are those of _by_rows."""
+
+    @cfunc(_PART, cache=True)
+    def body(data):
+        a = carray(data, 14)
+        workers, start, stop, n, count = a[0], a[1], a[2], a[3], a[4]
+        x = carray(_at(a[5], dtype), (stop - start, count))
+        y, w = carray(_at(a[6], np.int64), n), carray(_at(a[7], np.float32), count * (a[7] != 0))
+        z_loss = np.int64(a[9]).view(np.float64)
+        loss, lse = carray(_at(a[10], np.float32), n), carray(_at(a[11], np.float32), n)
+        correct = carray(_at(a[12], np.bool_), n)
+        numbers = carray(_at(a[13], np.float32), (6, n))
+        step = -(-(stop - start) // workers)
+        for k in range(_thread(), workers, _threads()):
+            first = start + k * step
+            last = min(stop, first + step)
+            _forward(x, y, w, a[8], z_loss, loss, lse, correct, numbers, start, first, last)
+
+    return body
+
+
+@cache
+def _backward_part(dtype: Any) -> Any:
+    @cfunc(_PART, cache=True)
+    def body(data):
+        a = carray(data, 14)
+        workers, start, stop, n, count = a[0], a[1], a[2], a[3], a[4]
+        x = carray(_at(a[5], dtype), (stop - start, count))
+        out = carray(_at(a[6], dtype), (stop - start, count))
+        in_place, y = a[7] != 0, carray(_at(a[8], np.int64), n)
+        z_loss = np.int64(a[10]).view(np.float64)
+        numbers = carray(_at(a[11], np.float32), (6, n))
+        g_loss, g_lse = carray(_at(a[12], np.float32), n), carray(_at(a[13], np.float32), n)
+        step = -(-(stop - start) // workers)
+        for k in range(_thread(), workers, _threads()):
+            first = start + k * step
+            last = min(stop, first + step)
+            _backward(
+                x, out, in_place, y, a[9], z_loss, numbers, g_loss, g_lse, start, first, last
+            )  # fmt: skip
+
+    return body
 
 
 def _in_threads_of_python(part: Callable[[int], None], workers: int) -> None:

@@ -1,12 +1,13 @@
 """The kernels of a GPU: the logits are read once going forward, read and written once going back.
 
 Forward, a program reads one row, tile by tile. A tile is K x L numbers, and L is such that each
-thread holds one 16-byte vector of every row of the tile: then the largest of K, and the sum of K,
-are found within a thread, without a word to the others, and each of the L lanes carries a pair of
-its own, the largest logit and the sum of exponentials relative to it. Only after the last tile do
-the lanes combine. The target is left out of the pair and comes in at the end, so that the loss of a
-confident prediction, and 1 - p in its gradient, are computed from what the other classes have, not
-from 1 minus almost 1. Rows of few classes need no loop: a warp takes several of them as one tile.
+thread holds one 16-byte vector of every line of the tile (where rows begin at multiples of 16
+bytes; else as many single numbers): then the largest of K, and the sum of K, are found within a
+thread, without a word to the others, and each of the L lanes carries a pair of its own, the largest
+logit and the sum of exponentials relative to it. Only after the last tile do the lanes combine. The
+target is left out of the pair and comes in at the end, so that the loss of a confident prediction,
+and 1 - p in its gradient, are computed from what the other classes have, not from 1 minus almost 1.
+Rows of few classes need no loop: a warp takes one or several of them as one tile.
 
 Logits are shifted first and multiplied by log2(e) after: the other order loses what an offset
 common to all logits takes away.
@@ -35,12 +36,12 @@ LOWEST: tl.constexpr = tl.constexpr(-87.33654)  # the logarithm of the smallest 
 INF: tl.constexpr = tl.constexpr(math.inf)
 NAN: tl.constexpr = tl.constexpr(math.nan)
 PROGRAMS = 4096  # enough of them to keep a large GPU busy
-SMALL = 1024  # classes: rows of no more are worked on by one warp, several at a time
+SMALL = 1024  # classes: a row of no more is one warp's, which of 512 or fewer takes several
 
 
 @triton.jit
 def _exp(x):
-    """exp(x) for x <= 0, with the digits of exp2 also where x is large; 0 below LOWEST."""
+    """exp(x) for x <= 0, with the digits of exp2 also far below 0; 0 below LOWEST."""
     k = x * LOG2_E + ROUNDING
     n = k - ROUNDING
     r = (x - n * LN2_HIGH) - n * LN2_LOW
@@ -69,7 +70,9 @@ def _log1p(x):
 def _logits(X, inside, scale, softcap, SCALED: tl.constexpr, CAPPED: tl.constexpr):
     """A tile of logits in float32; -inf outside the row."""
     x = tl.load(X, mask=inside, other=-INF).to(tl.float32)
-    z = x * scale if SCALED else x
+    # As a selection, so that no compiler joins the product and a subtraction to come into one
+    # instruction, which would not round z, while the largest of them is rounded.
+    z = tl.where(x == -INF, -INF, x * scale) if SCALED else x
     if CAPPED:
         e = tl.exp2(tl.abs(z) * (-2.0 * LOG2_E / softcap))
         t = tl.abs(z) / softcap
@@ -194,9 +197,10 @@ def _finish(
         loss = tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss)
         loss += smoothing * (spread / number)
         mass = (1.0 - smoothing) * share + smoothing * ((weight + mine) / number)
-    # No class at all, or two certainties, stand for no distribution.
+    # No class at all, or two certainties, stand for no distribution; nor does a target that is no
+    # class. And a maximum passes over NaN, which a sum does not.
     broken = (largest == -INF) | ((largest == INF) & (total > 1.0)) | (kept & (good == 0))
-    spoil = tl.where(broken | (z_y != z_y), NAN, 0.0)
+    spoil = tl.where(broken | (total != total), NAN, 0.0)
     _store(
         LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, z_y == largest, spoil,
         loss, z_loss, largest, log_total, total, rest, mass, share, number,
@@ -228,6 +232,7 @@ def _forward_kernel(
     for start in range(0, end, K * L):
         c = start + cols
         z = _logits(X + c, c < classes, scale, softcap, SCALED, CAPPED)
+        # In all tiles but one this saves a comparison and a selection a logit.
         if (start <= y) & (y < start + K * L):
             z = tl.where(c == y, -INF, z)
         new, s = _absorb(m, s, z)
@@ -340,7 +345,8 @@ def _forward_soft_kernel(
         spread = (spread + weight_all * log_total) / count
         loss = tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss) + smoothing * spread
         mass = (1.0 - smoothing) * mass + smoothing * (weight_all / count)
-    spoil = tl.where((top == -INF) | ((top == INF) & (total > 1.0)), NAN, 0.0)
+    broken = (top == -INF) | ((top == INF) & (total > 1.0)) | (total != total)
+    spoil = tl.where(broken, NAN, 0.0)
     likely = tl.max(tl.where(q_likely == tl.max(q_likely, axis=0), z_likely, -INF), axis=0)
     _store(
         LOSS, LSE, CORRECT, NUMBERS, row, rows, row < rows, row < rows, likely == top, spoil,
@@ -400,9 +406,9 @@ def _backward_kernel(
         z = _logits(X[:, None] + c, inside, scale, softcap, SCALED, CAPPED)
         w = 1.0
         if WEIGHTED and (SOFT or SMOOTHED):
-            w = tl.load(W + c, mask=c < classes, other=0.0)
+            w = tl.load(W + c, mask=c < classes, other=0.0).to(tl.float32)
         e = _exp(z - largest[:, None])
-        if tl.max(largest, axis=0) == INF:
+        if tl.max(largest, axis=0) == INF:  # written as 1: inf - inf is not
             e = tl.where(z == largest[:, None], 1.0, e)
         dz = e * of_e[:, None]
         if SOFT:
@@ -411,7 +417,7 @@ def _backward_kernel(
             likeliest = (of_p[:, None] - q) - (of_p * rest)[:, None]
             dz = tl.where(z == largest[:, None], likeliest, dz - q)
         else:
-            last = tl.max(y, axis=0)
+            last = tl.max(y, axis=0)  # for R = 1 the target, whose tile this may be
             if (R > 1) | ((start <= last) & (last < start + L)):
                 at_y = e * of_e_y[:, None] - (of_y * rest)[:, None]
                 dz = tl.where(c == y[:, None], tl.where(z == -INF, 0.0, at_y), dz)
@@ -468,23 +474,25 @@ def backward(
     (n, classes), x, target = x.shape, _flat(x), _flat(target)
     weight = None if weight is None else weight.contiguous()
     # What a program does once for its row counts less if it has several tiles.
-    tile = _rows_of(classes) if classes <= SMALL else {"R": 1, "L": 4096}
-    tiles = triton.cdiv(n, tile["R"]), triton.cdiv(classes, tile["L"])
-    stretch = tile["L"] * min(4, 1 + tiles[0] * tiles[1] // PROGRAMS)
+    length = min(4096, triton.next_power_of_2(classes))
+    tile = _rows_of(classes) if classes <= SMALL else {"R": 1, "L": length}
+    tiles = triton.cdiv(n, tile["R"]), triton.cdiv(classes, length)
+    stretch = length * min(4, 1 + tiles[0] * tiles[1] // PROGRAMS)
     flags = _flags(weight, o) | {"SOFT": target.is_floating_point()}
     if n > 0:
         with _on(x):
             _backward_kernel[(tiles[0], triton.cdiv(classes, stretch))](
                 x, target, weight, numbers, g_loss, g_lse, out, n, classes, stretch, x.stride(0),
                 target.stride(0), out.stride(0), g_loss.stride(0), g_lse.stride(0), *_numbers(o),
-                **flags, **tile, num_warps=8 if classes > SMALL else 1,
+                **flags, **tile, num_warps=length // 512 if classes > SMALL else 1,
             )  # fmt: skip
 
 
 def _rows_of(classes: int) -> dict[str, int]:
-    """A tile of 1024 logits for a warp: then no row needs another warp, nor alone a program."""
+    """A tile for one warp: no row is shared, and short rows share. Where rows are very short, the
+    tile is less than SMALL logits: what a thread holds for each row counts there."""
     length = triton.next_power_of_2(classes)
-    return {"R": SMALL // length, "L": length}
+    return {"R": min(SMALL // length, max(8, 256 // length)), "L": length}
 
 
 def _flat(a: Tensor) -> Tensor:

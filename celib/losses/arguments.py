@@ -54,7 +54,7 @@ def all_classes(target: Tensor, count: int) -> bool:
     """Whether every target is a class: one pass over them, which is what a good input costs."""
     if target.numel() == 0:
         return True
-    low, high = target.aminmax()
+    low, high = target.long().aminmax()  # which torch does not have for uint16
     return low.item() >= 0 and high.item() < count
 
 
