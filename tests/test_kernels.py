@@ -418,11 +418,14 @@ class TestLayout:
                 grad(found.sum(), a)[0], grad(wanted.sum(), b)[0], rtol=1e-5, atol=1e-7
             )
 
-    @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+    @pytest.mark.parametrize(
+        "dtype", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.uint16]
+    )
     def test_25_targets_at_odd_addresses(self, kernel, dtype):
         x, y = normal(9, 20), classes(10, 20).to(dtype)
         assert torch.equal(run(x, y[1:])[4], run(x, y[1:].clone())[4])
         assert torch.equal(run(x, y[1:])[0], run(x, y[1:].long())[0])
+        assert torch.equal(cross_entropy(x, y[1:], reduction="none"), run(x, y[1:])[0])
 
     def test_weights_of_any_layout(self, kernel):
         x, y, w = normal(4, 5), classes(4, 5), torch.rand(10)
@@ -496,6 +499,22 @@ class TestLayout:
         environment = os.environ | {"OMP_THREAD_LIMIT": limit}
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+
+    def test_threads_are_kept(self):
+        # For another number of threads OpenMP would end those it has, and begin new ones.
+        if "numba" not in KERNELS or not os.path.isdir("/proc/self/task"):
+            pytest.skip("numba is not installed, or the system does not list threads")
+        code = (
+            "import os, torch; from celib.losses import cross_entropy\n"
+            "torch.set_num_threads(4)\n"
+            "x, y, z = torch.zeros(90, 1000), torch.arange(90), torch.zeros(300000)\n"
+            "seen = set()\n"
+            "for _ in range(50):\n"
+            "    cross_entropy(x, y); z.add_(1); seen |= set(os.listdir('/proc/self/task'))\n"
+            "raise SystemExit(len(seen) > 20)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
     @pytest.mark.parametrize("first", ["(x + 1).sum()", "cross_entropy(x, y)"])
