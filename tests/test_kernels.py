@@ -93,6 +93,15 @@ def exact(x, target, weight=None, o=PLAIN, g_loss=None, g_lse=None):
     return loss.detach(), lse.detach(), share, correct, dx
 
 
+def in_a_process(code, **environment):
+    """What a Python of its own prints; it must end well, and within a minute."""
+    command = [sys.executable, "-c", code]
+    options = {"capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(command, env=os.environ | environment, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def error(found, wanted):
     """The largest error, relative to the largest entry."""
     found, wanted = found.double(), wanted.double()
@@ -496,10 +505,7 @@ class TestLayout:
             "torch.set_num_threads(3); found = cross_entropy(x, y, reduction='none')\n"
             "assert torch.equal(found, wanted)\n"
         )
-        environment = os.environ | {"OMP_THREAD_LIMIT": limit}
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
+        in_a_process(code, OMP_THREAD_LIMIT=limit)
 
     def test_threads_are_kept(self):
         # For another number of threads OpenMP would end those it has, and begin new ones.
@@ -514,8 +520,7 @@ class TestLayout:
             "    cross_entropy(x, y); z.add_(1); seen |= set(os.listdir('/proc/self/task'))\n"
             "raise SystemExit(len(seen) > 20)\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        in_a_process(code)
 
     @pytest.mark.parametrize("first", ["(x + 1).sum()", "cross_entropy(x, y)"])
     def test_after_a_fork(self, first):
@@ -533,9 +538,7 @@ class TestLayout:
             "if child == 0: os._exit(wrong)\n"
             "raise SystemExit(wrong or os.waitpid(child, 0)[1] != 0)\n"
         )
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
+        in_a_process(code)
 
 
 class TestAutograd:
@@ -748,9 +751,7 @@ class TestDispatch:
             "assert operators.kernel(x, torch.tensor([0, 1]), operators.Options()) is with_aten\n"
             "print(cross_entropy(x, torch.tensor([0, 1])).item())\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert float(done.stdout) == pytest.approx(math.log(4))
+        assert float(in_a_process(code)) == pytest.approx(math.log(4))
 
     def test_numba_that_cannot_be_imported(self):
         code = (
@@ -761,9 +762,7 @@ class TestDispatch:
             "import torch; from celib.losses import cross_entropy\n"
             "print(cross_entropy(torch.zeros(2, 4), torch.tensor([0, 1])).item())\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert float(done.stdout) == pytest.approx(math.log(4))
+        assert float(in_a_process(code)) == pytest.approx(math.log(4))
 
     def test_after_the_main_thread(self):
         # A thread may outlive the main one, whose end closes every pool.
@@ -775,9 +774,7 @@ class TestDispatch:
             "    print(cross_entropy(torch.zeros(400, 1000), torch.arange(400)).item())\n"
             "threading.Thread(target=late).start()\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert float(done.stdout) == pytest.approx(math.log(1000))
+        assert float(in_a_process(code)) == pytest.approx(math.log(1000))
 
     def test_large_arrays_of_numpy(self):
         # Large pages are asked for by NumPy alone: the gradient must lie in its memory.
@@ -1043,10 +1040,9 @@ class TestTriton:
         allowed = {"forward": 13, "backward": 24, "forward-one": 22}
         for _, _, name, _, spilled, vectors, synchronised, instructions in lines:
             assert int(spilled) <= 64 * name.endswith("every")
-            assert int(synchronised) == 0 or name.endswith(
-                ("small-every", "few-every")
-            )  # where the loop has one turn
-            assert int(vectors) >= 1
+            one_turn = name in ("backward-small-every", "backward-few-every")  # of the loop
+            assert int(synchronised) == 0 or one_turn
+            assert int(vectors) >= (1 if "few" in name else 2)  # a tile of few is one vector
             assert float(instructions) <= allowed.get(name, math.inf)
 
 

@@ -241,9 +241,9 @@ def forward(
     numbers = torch.empty(6, n, dtype=torch.float32)
     w = numbers.new_empty(0) if weight is None else weight.float()
     y, factors, *results = _arrays(target.long(), w, loss, lse, correct, numbers)
+    options = o.ignore_index, float(o.z_loss)
     for i, z in _blocks(x):
-        numbers_of_o = o.ignore_index, float(o.z_loss)
-        _by_rows(_forward, n, i, *_arrays(z), y, factors, *numbers_of_o, *results)
+        _by_rows(_forward, n, i, *_arrays(z), y, factors, *options, *results)
     return loss, lse, correct, numbers
 
 
@@ -259,13 +259,13 @@ def backward(
 ) -> None:
     """As :func:`celib.kernels.with_aten.backward`."""
     y, *vectors = _arrays(target.long(), numbers, g_loss, g_lse)
+    options = o.ignore_index, float(o.z_loss)
     for i, z in _blocks(x):
         # A block that was made here takes its own gradient.
         made = z is not x
         to = z if made else out[i]
         in_place = to.data_ptr() == z.data_ptr() and z.dtype == torch.float32
-        numbers_of_o = o.ignore_index, float(o.z_loss)
-        _by_rows(_backward, len(x), i, *_arrays(z, to), in_place, y, *numbers_of_o, *vectors)
+        _by_rows(_backward, len(x), i, *_arrays(z, to), in_place, y, *options, *vectors)
         if made:
             out[i] = z
 
@@ -295,11 +295,9 @@ def _by_rows(
     """The kernel, on as many threads as torch would use; a small input is not worth a thread."""
     start, stop = rows.start, rows.stop
     workers = min(torch.get_num_threads(), 1 + x.size // 2**16)
-    step = -(-(stop - start) // workers)
 
     def part(k: int) -> None:
-        first = start + k * step
-        kernel(x, *others, start, first, min(stop, first + step))
+        kernel(x, *others, start, *_part_of(k, workers, start, stop))
 
     if workers == 1:
         part(0)
@@ -314,6 +312,14 @@ def _by_rows(
         openmp.GOMP_parallel(body.address, data, torch.get_num_threads(), 0)
     else:
         _in_threads_of_python(part, workers)
+
+
+@njit(nogil=True, cache=True)
+def _part_of(k, workers, start, stop):
+    """The first and the last row of part k, without the last, of parts of the same size."""
+    step = -(-(stop - start) // workers)
+    first = start + k * step
+    return first, min(stop, first + step)
 
 
 def _bits(a: NDArray[Any] | float) -> int:
@@ -369,10 +375,8 @@ def _forward_part(dtype: Any) -> Any:
         loss, lse = carray(_at(a[10], np.float32), n), carray(_at(a[11], np.float32), n)
         correct = carray(_at(a[12], np.bool_), n)
         numbers = carray(_at(a[13], np.float32), (6, n))
-        step = -(-(stop - start) // workers)
         for k in range(_thread(), workers, _threads()):
-            first = start + k * step
-            last = min(stop, first + step)
+            first, last = _part_of(k, workers, start, stop)
             _forward(x, y, w, a[8], z_loss, loss, lse, correct, numbers, start, first, last)
 
     return body
@@ -390,10 +394,8 @@ def _backward_part(dtype: Any) -> Any:
         z_loss = np.int64(a[10]).view(np.float64)
         numbers = carray(_at(a[11], np.float32), (6, n))
         g_loss, g_lse = carray(_at(a[12], np.float32), n), carray(_at(a[13], np.float32), n)
-        step = -(-(stop - start) // workers)
         for k in range(_thread(), workers, _threads()):
-            first = start + k * step
-            last = min(stop, first + step)
+            first, last = _part_of(k, workers, start, stop)
             _backward(
                 x, out, in_place, y, a[9], z_loss, numbers, g_loss, g_lse, start, first, last
             )  # fmt: skip
