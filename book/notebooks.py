@@ -6,15 +6,20 @@ part of celib that it uses, has changed; when only its prose has changed, its ou
 """
 
 import argparse
+import ast
 import hashlib
 import re
 import sys
 import time
+from collections.abc import Mapping
+from importlib.util import resolve_name
+from itertools import accumulate
 from pathlib import Path
 
 import jupytext
 import nbformat
 import yaml
+from IPython.core.inputtransformer2 import TransformerManager
 from jupytext.myst import MystMetadataParsingError
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -73,24 +78,65 @@ def fingerprint(parts: list[str]) -> str:
 
 
 def library(notebook: NotebookNode) -> str:
-    """A fingerprint of the modules of celib that a notebook uses, directly or through others."""
-    modules = {path.stem: path for path in LIBRARY.iterdir() if path.suffix == ".py"}
-    modules |= {path.parent.name: path.parent for path in LIBRARY.glob("*/__init__.py")}
+    """A fingerprint of the files of celib that a notebook uses, directly or through others."""
+    return fingerprint([path.read_text("utf-8") for path in files(code(notebook))])
+
+
+def files(cells: list[str]) -> list[Path]:
+    """The modules of celib that code imports, those that they import, and the data that it names.
+
+    An import that is found too much executes a notebook once more; one that is missed would leave
+    old outputs in it. So what cannot be told counts.
+    """
+    paths = {
+        ".".join(path.relative_to(LIBRARY.parent).with_suffix("").parts): path
+        for path in LIBRARY.rglob("*.py")
+    }
+    known = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    source = "\n".join(TransformerManager().transform_cell(cell) for cell in cells)
     used: set[str] = set()
-    queue = code(notebook)
-    while queue:
-        lines = re.findall(r"^\s*(?:from|import)\s+celib\b.*", queue.pop(), flags=re.MULTILINE)
-        found = {word for line in lines for word in re.findall(r"\w+", line) if word in modules}
-        for name in found - used:
-            used.add(name)
-            queue.append("\n".join(path.read_text("utf-8") for path in files(modules[name])))
-    return fingerprint(
-        [path.read_text("utf-8") for m in sorted(used) for path in files(modules[m])]
-    )
+    found = imported(source, "", known)
+    while found:
+        # To import celib.data is to import celib first.
+        found = {above for name in found for above in accumulate(name.split("."), "{}.{}".format)}
+        used |= (new := {name for name in found if name in known} - used)
+        found = {
+            name
+            for module in new
+            for name in imported(known[module].read_text("utf-8"), module, known)
+        }
+    # A function of celib.data is called as the file that it reads.
+    data = [path for path in (LIBRARY / "data").glob("*.*") if path.suffix in (".json", ".txt")]
+    named = [path for path in data if re.search(rf"\b{path.stem}\b", source)]
+    return sorted([known[name] for name in used] + named)
 
 
-def files(module: Path) -> list[Path]:
-    return [module] if module.is_file() else sorted(module.glob("*.py"))
+def imported(source: str, module: str, known: Mapping[str, Path]) -> set[str]:
+    """The full names in the import statements of a source, wherever in it they stand."""
+    is_package = module in known and known[module].stem == "__init__"
+    package = module if is_package else module.rpartition(".")[0]
+    names: set[str] = set()
+    nodes: list[ast.AST] = [ast.parse(source)]
+    for node in nodes:  # and for those that are added meanwhile
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes += node.orelse  # only a type checker reads the rest
+            continue
+        nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            # Of `import celib` any attribute may be used.
+            bare = any(alias.name == LIBRARY.name for alias in node.names)
+            names |= set(known) if bare else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            star = any(alias.name == "*" for alias in node.names) and base == LIBRARY.name
+            names |= set(known) if star else {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            name = node.args[0]
+            if isinstance(name, ast.Constant):
+                names.add(str(name.value))
+            elif module != LIBRARY.name:  # celib itself loads what others name
+                names |= {other for other in known if other.startswith(package)}
+    return names
 
 
 def keep_outputs(notebook: NotebookNode, old: NotebookNode) -> None:

@@ -5,6 +5,7 @@ import csv
 import re
 from itertools import count
 from pathlib import Path
+from textwrap import dedent
 
 import nbformat
 import notebooks
@@ -191,3 +192,124 @@ def test_a_figure_that_changed_is_noticed():
     assert same_figure(drawn, line.format(id="pB2", x="10.0001"))
     assert not same_figure(drawn, line.format(id="pA1", x="10.2"))
     assert not same_figure(drawn, drawn.replace("L 30 40", ""))
+
+
+# A library with every way to load a part of it. The names of other parts stand in comments,
+# docstrings and messages, where they load nothing.
+TREE = {
+    "__init__.py": """
+        from importlib import import_module
+        def __getattr__(name):
+            return import_module(f"{__name__}.{name}")
+    """,
+    "plain.py": '"""Not celib.deep, and not: from celib import other."""',
+    "other.py": """
+        from typing import TYPE_CHECKING
+        if TYPE_CHECKING:
+            from celib.plain import a_type
+        else:
+            a_type = "see celib.shapes"
+    """,
+    "shapes/__init__.py": "from celib.shapes.plain import *\nfrom .deep import *",
+    "shapes/plain.py": "",
+    "shapes/deep.py": "def inside():\n    from .. import other",
+    "deep/__init__.py": "",
+    "deep/deeper/__init__.py": "",
+    "deep/deeper/leaf.py": "from ...plain import a as plain",
+    "lazy/__init__.py": """
+        def __getattr__(name):
+            from celib.lazy import heavy
+            return getattr(heavy, name)
+    """,
+    "lazy/heavy.py": "",
+    "table/__init__.py": "",
+    "table/choice.py": """
+        import importlib
+        def choose(name):
+            return importlib.import_module(f"celib.table.with_{name}")
+        def other():
+            return importlib.import_module("celib.plain")
+    """,
+    "table/with_a.py": "",
+    "table/with_b.py": "",
+    "data/__init__.py": "",
+    "data/quick.json": "{}",
+    "data/slow.txt": "",
+}
+SHAPES = "shapes shapes.plain shapes.deep other"
+TABLE = "table table.choice table.with_a table.with_b plain"
+
+
+@pytest.fixture
+def made_up(tmp_path, monkeypatch):
+    for name, text in TREE.items():
+        path = tmp_path / "celib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text), "utf-8")
+    monkeypatch.setattr(notebooks, "LIBRARY", tmp_path / "celib")
+    return tmp_path / "celib"
+
+
+def short(paths):
+    """What is counted, without celib itself, as the names of modules and of data files."""
+    names = {path.relative_to(notebooks.LIBRARY).as_posix() for path in paths}
+    modules = {name.removesuffix(".py").removesuffix("/__init__") for name in names}
+    return {name.replace("/", ".") for name in modules - {"__init__"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "used"),
+    [
+        ("import numpy\nimport celibrity\nfrom celibrity import plain", None),
+        ("import celib.plain", "plain"),
+        ("import celib.other as o", "other"),
+        ("from celib.plain import entropy", "plain"),
+        ("from celib import plain, other", "plain other"),
+        ("from celib import (\n    plain as p,  # not other\n)\nprint('celib.other')", "plain"),
+        ("from celib import shapes", SHAPES),
+        ("from celib.shapes import plain", SHAPES),
+        ("def f():\n    if f:\n        from celib import shapes", SHAPES),
+        ("import celib.deep.deeper.leaf", "deep deep.deeper deep.deeper.leaf plain"),
+        ("from celib.lazy import thing", "lazy lazy.heavy"),
+        ("from celib.table import choice", TABLE),
+        ("import importlib\nimportlib.import_module('celib.plain')", "plain"),
+        ("%pip install -q rich\n!ls\nfrom celib import plain", "plain"),
+        ("from celib import data", "data"),
+        ("from celib import data\ndata.quick()", "data data.quick.json"),
+        ("from celib.data import slow", "data data.slow.txt"),
+    ],
+)
+def test_what_code_uses_is_found(made_up, source, used):
+    counted = notebooks.files([source])
+    assert short(counted) == set((used or "").split())
+    assert (made_up / "__init__.py" in counted) == (used is not None)
+
+
+@pytest.mark.parametrize("source", ["from celib import *", "import celib", "import celib as c"])
+def test_where_it_cannot_be_known_everything_counts(made_up, source):
+    assert short(notebooks.files([source])) == short(made_up.rglob("*.py"))
+
+
+def test_a_notebook_is_made_again_when_what_it_uses_changes(made_up):
+    notebook = nbformat.v4.new_notebook()
+    sources = "pass", "from celib import shapes", "from celib import data\ndata.quick()"
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    before = notebooks.library(notebook)
+    for name in TREE:
+        path = made_up / name
+        text = path.read_text("utf-8")
+        path.write_text(text + "\n", "utf-8")
+        counts = path in notebooks.files(notebooks.code(notebook))
+        assert (notebooks.library(notebook) != before) == counts, name
+        path.write_text(text, "utf-8")
+    assert notebooks.library(notebook) == before
+
+
+def test_chapters_use_what_they_are_about():
+    used = {
+        text.stem: short(notebooks.files(notebooks.code(notebooks.inputs(text)))) for text in TEXTS
+    }
+    first, seventh = used["01-information"], used["07-kernels"]
+    assert {"information", "stable", "coding", "plots.style", "data.python_topics.txt"} <= first
+    assert {"kernels.with_triton", "plots.kernels", "data.speed.json"} <= seventh
+    assert not {name for name in first if re.match(r"kernels|losses|data\.(speed|frame)", name)}
