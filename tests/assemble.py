@@ -23,6 +23,21 @@ POINTERS = {"LOSS": "fp32", "LSE": "fp32", "NUMBERS": "fp32", "G_LOSS": "fp32", 
 FLOATS = ("smoothing", "z_loss", "scale", "softcap")
 
 
+def multiples_of_16(arguments):
+    """The attributes by which Triton learns that the arguments at these positions are multiples of
+    16. No stable interface covers this: each branch is what the launcher of that version does."""
+    version = tuple(map(int, triton.__version__.split(".")[:2]))
+    if version >= (3, 3):
+        return {(i,): [["tt.divisibility", 16]] for i in arguments}
+    if version >= (3, 2):
+        from triton.backends.compiler import AttrsDescriptor
+
+        return AttrsDescriptor.from_hints(dict.fromkeys(arguments, 16))
+    from triton.compiler import AttrsDescriptor
+
+    return AttrsDescriptor(divisible_by_16=set(arguments))
+
+
 def ptx(kernel, capability, dtype, constants, warps):
     """The program for rows that start at multiples of 16 bytes."""
     soft = constants.get("SOFT", False)
@@ -39,13 +54,12 @@ def ptx(kernel, capability, dtype, constants, warps):
         else:
             signature[name] = "fp32" if name in FLOATS else "i32"
     multiples = [
-        (i,)
+        i
         for i, name in enumerate(kernel.arg_names)
         if signature[name][0] == "*" or name in ("classes", "stretch", "stride_x", "stride_out")
     ]
-    attributes = {i: [["tt.divisibility", 16]] for i in multiples}
     return triton.compile(
-        ASTSource(kernel, signature, constants, attributes),
+        ASTSource(kernel, signature, constants, multiples_of_16(multiples)),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": warps},
     ).asm["ptx"]
@@ -70,7 +84,11 @@ def assembled(text):
         source, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(text)
         target = re.search(r"\.target (sm_\w+)", text)[1]
-        report = output(tools / "ptxas", "-v", f"-arch={target}", source, "-o", binary)
+        # Triton brings two assemblers. The second, of CUDA 13, is the one for PTX from 9.0 on: that
+        # of new GPUs, and from Triton 3.9 on also that of sm_90.
+        new = int(re.search(r"\.version (\d+)", text)[1]) >= 9
+        ptxas = tools / ("ptxas-blackwell" if new else "ptxas")
+        report = output(ptxas, "-v", f"-arch={target}", source, "-o", binary)
         listing = output(tools / "cuobjdump", "-sass", binary)
     used, spilled = re.search(r"Used (\d+) reg", report), re.search(r"(\d+) bytes spill st", report)
     found = re.findall(r"/\*([0-9a-f]{4,5})\*/ +(.*?);", listing)

@@ -13,7 +13,8 @@ Logits are shifted first and multiplied by log2(e) after: the other order loses 
 common to all logits takes away.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: the interpreter of Triton before 3.4 takes a
+# parameter for a constexpr only if the annotation is the class, not its name.
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -33,8 +34,9 @@ LN2_LOW: tl.constexpr = tl.constexpr(math.log(2.0) - 0.693359375)
 # more, they are the exponent of 2^n once they are moved to their place.
 ROUNDING: tl.constexpr = tl.constexpr(1.5 * 2**23 + 127)
 LOWEST: tl.constexpr = tl.constexpr(-87.33654)  # the logarithm of the smallest normal number
+# NaN has no name here: Triton compares the globals of a kernel with those of the functions that it
+# calls, and refuses to compile where they differ, as NaN does from itself.
 INF: tl.constexpr = tl.constexpr(math.inf)
-NAN: tl.constexpr = tl.constexpr(math.nan)
 PROGRAMS = 4096  # enough of them to keep a large GPU busy
 SMALL = 1024  # classes: a row of no more is one warp's, which of 512 or fewer takes several
 
@@ -125,7 +127,7 @@ def _certain(
     for start in range(0, end, K * L):
         c = start + cols
         z = _logits(X + c, c < end, scale, softcap, SCALED, CAPPED)
-        one = tl.where(z == INF, 1.0, tl.where(z == z, 0.0, NAN))
+        one = tl.where(z == INF, 1.0, tl.where(z == z, 0.0, float("nan")))
         count += tl.sum(tl.where(c == y, 0.0, one), axis=0)
     return tl.sum(count, axis=0)
 
@@ -197,10 +199,14 @@ def _finish(
         loss = tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss)
         loss += smoothing * (spread / number)
         mass = (1.0 - smoothing) * share + smoothing * ((weight + mine) / number)
-    # No class at all, or two certainties, stand for no distribution; nor does a target that is no
-    # class. And a maximum passes over NaN, which a sum does not.
+    # The loss, the lse and the whole gradient of a broken row become NaN. A row is broken if all
+    # its logits are -inf or two of them are inf, because then its softmax is not defined; if its
+    # label is out of range; or if one of its logits is NaN. A NaN among the other classes reaches
+    # the sum. One at the target need not, because tl.maximum and tl.minimum may return the operand
+    # that is a number.
     broken = (largest == -INF) | ((largest == INF) & (total > 1.0)) | (kept & (good == 0))
-    spoil = tl.where(broken | (total != total), NAN, 0.0)
+    broken = broken | (total != total) | (z_y != z_y)
+    spoil = tl.where(broken, float("nan"), 0.0)
     _store(
         LOSS, LSE, CORRECT, NUMBERS, row, rows, there, kept, z_y == largest, spoil,
         loss, z_loss, largest, log_total, total, rest, mass, share, number,
@@ -345,8 +351,9 @@ def _forward_soft_kernel(
         spread = (spread + weight_all * log_total) / count
         loss = tl.where(smoothing == 1.0, 0.0, (1.0 - smoothing) * loss) + smoothing * spread
         mass = (1.0 - smoothing) * mass + smoothing * (weight_all / count)
+    # As in _finish. A NaN in any logit reaches the sum, the target's among them.
     broken = (top == -INF) | ((top == INF) & (total > 1.0)) | (total != total)
-    spoil = tl.where(broken, NAN, 0.0)
+    spoil = tl.where(broken, float("nan"), 0.0)
     likely = tl.max(tl.where(q_likely == tl.max(q_likely, axis=0), z_likely, -INF), axis=0)
     _store(
         LOSS, LSE, CORRECT, NUMBERS, row, rows, row < rows, row < rows, likely == top, spoil,
@@ -427,7 +434,7 @@ def _backward_kernel(
             dz *= scale
         if CAPPED:
             dz *= 1.0 - (z / softcap) * (z / softcap)
-        if SOFT or SMOOTHED or CAPPED:
+        if (SOFT or SMOOTHED) or CAPPED:  # Triton before 3.4 has no chain of three
             dz = tl.where(z == -INF, 0.0, dz)
         tl.store(OUT[:, None] + c, dz.to(OUT.dtype.element_ty), mask=there[:, None] & (c < classes))
 
