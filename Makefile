@@ -1,6 +1,8 @@
 # make book     build the site                make test       check everything
 # make serve    build and show it             make notebooks  execute the chapters that changed
 # make bench    time the kernels and their peers on this machine: celib/data/speed.json
+# make oldest   test the library with its lower bounds: the oldest versions that it supports
+# make bare     test the library with no more than NumPy, SciPy and array-api-compat
 #
 # PYTHON names the interpreter to start from, VENV the environment that is made.
 
@@ -13,9 +15,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 BIN := $(VENV)/bin
 SITE := book/_build/html
+TESTING := hypothesis nbval pytest
 SHELL_OF_SITE := book/_config.yml $(wildcard book/_ext/* book/_ext/*/* book/_assets/* book/_templates/* book/_templates/*/*)
 
-.PHONY: book serve notebooks bench lint nbval links test address clean
+.PHONY: book serve notebooks bench lint nbval library oldest bare links test address clean
 
 book: $(VENV)/.book
 	@if [ -f book/_build/.shell ] && [ -z "$$(find $(SHELL_OF_SITE) -newer book/_build/.shell)" ]; then all=; else all=--all; fi; \
@@ -44,6 +47,22 @@ test: lint book
 # The notebooks alone, in whatever environment PYTHON has: on Colab's image, with newest versions.
 nbval:
 	$(PYTHON) -m pytest --nbval-lax book/chapters
+
+# The tests of the library alone, in whatever environment PYTHON has.
+library:
+	PYTHONPATH=. $(PYTHON) -m pytest README.md celib tests --ignore tests/test_notebooks.py --ignore tests/test_site.py
+
+# Each in an environment of its own, made anew.
+oldest:
+	$(PYTHON) -m venv --clear $(VENV)-oldest
+	$(PYTHON) tests/minima.py > $(VENV)-oldest/minima.txt
+	$(VENV)-oldest/bin/pip install --quiet -r $(VENV)-oldest/minima.txt $(TESTING) pandas polars
+	$(MAKE) library PYTHON=$(VENV)-oldest/bin/python
+
+bare:
+	$(PYTHON) -m venv --clear $(VENV)-bare
+	$(VENV)-bare/bin/pip install --quiet --editable . $(TESTING)
+	$(MAKE) library PYTHON=$(VENV)-bare/bin/python
 
 # Every external link of the book, asked for: the only target that needs the network.
 links: $(VENV)/.book

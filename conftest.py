@@ -1,4 +1,4 @@
-"""How pytest compares the notebooks: what nbval leaves to be decided is decided here.
+"""What pytest skips where an optional package is missing, and how it compares the notebooks.
 
 nbval compares every output as text, except PNG. The book's figures are SVG, whose coordinates can
 differ in the last digit from one processor to another: they are compared as numbers.
@@ -7,7 +7,10 @@ differ in the last digit from one processor to another: they are compared as num
 import os
 import re
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
+import pytest
 from nbval.plugin import IPyNbCell
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which has to be said before its
@@ -44,3 +47,54 @@ def _compare(self, test, ref, skip_compare=None):
 
 
 IPyNbCell.compare_outputs = _compare
+
+
+# What the tests and doctests of a file cannot do without, beside NumPy, SciPy and array-api-compat;
+# for a folder, what all of its files need. It is written down here and not found out by trying, so
+# that a module that should do without torch fails when it begins to need it.
+NEEDS = {
+    "celib/arguments/tensors.py": ["torch"],
+    "celib/calibration/counting.py": ["numba"],
+    "celib/calibration/classifier.py": ["sklearn"],
+    "celib/calibration/scaling.py": ["sklearn"],
+    "celib/derivatives.py": ["torch"],
+    "celib/kernels": ["torch"],
+    "celib/kernels/with_numba.py": ["numba"],
+    "celib/kernels/with_triton.py": ["triton"],
+    "celib/losses": ["torch"],
+    "celib/plots": ["matplotlib"],
+    "celib/symbolic.py": ["sympy"],
+    "celib/testing.py": ["mpmath"],
+    "tests/assemble.py": ["torch", "triton"],
+    "tests/test_benchmarks.py": ["torch"],
+    "tests/test_calibration.py": ["pandas", "polars", "sklearn", "torch"],
+    "tests/test_calibrators.py": ["pandas", "polars", "sklearn", "torch"],
+    "tests/test_information.py": ["mpmath", "torch"],
+    "tests/test_kernels.py": ["mpmath", "torch"],
+    "tests/test_losses.py": ["mpmath", "torch"],
+    "tests/test_scoring.py": ["mpmath", "sklearn", "torch"],
+    "tests/test_stable.py": ["mpmath", "torch"],
+    "tests/test_symbolic.py": ["mpmath", "sympy", "torch"],
+    "tests/test_testing.py": ["mpmath", "torch"],
+    "tests/test_transforms.py": ["torch"],
+}
+
+
+class Lacking(pytest.File):
+    """Stands for a file whose packages are missing: it is skipped, and the summary says why."""
+
+    def collect(self):
+        pytest.skip(self.reason, allow_module_level=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path, parent):
+    collectors = yield
+    here = file_path.relative_to(Path(__file__).parent)
+    needed = [name for at in (here, *here.parents) for name in NEEDS.get(at.as_posix(), [])]
+    missing = sorted(name for name in needed if find_spec(name) is None)
+    if not collectors or not missing:
+        return collectors
+    lacking = Lacking.from_parent(parent, path=file_path)
+    lacking.reason = f"{here} needs {' and '.join(missing)}"
+    return [lacking]

@@ -36,6 +36,11 @@ __all__ = [
     "targets",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 Expr = Any  # sympy has no types that a checker could use.
 Vector = Any  # A column matrix, a sequence of expressions, or an IndexedBase.
 

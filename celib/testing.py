@@ -18,6 +18,11 @@ import numpy as np
 
 __all__ = ["ORACLES", "nasty_distributions", "nasty_logits", "oracle", "ulp_error"]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 # Textbook formulas, right because of the digits they are evaluated with: 1 + 5e-324, the smallest
 # positive float beside 1, takes 324 digits to write down, and 50 are to be right.
 _WORKING_DIGITS = 400

@@ -1,16 +1,19 @@
 """The library as a whole, and its modules beside the numerical core."""
 
+import os
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import celib
-from celib import data, plots
+from celib import data
 from celib.ngram import CharacterModel
+
+ROOT = Path(__file__).parents[1]
 
 IMPORT = """
 import sys, time
@@ -35,11 +38,103 @@ def test_numerical_core_does_not_load_torch():
     subprocess.run([sys.executable, "-c", core + check], check=True)
 
 
+def test_figures_do_not_load_what_they_draw():
+    pytest.importorskip("matplotlib")
+    check = "import celib.plots, sys; assert not {'scipy', 'sklearn', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
 def test_subjects_are_found_and_others_are_not():
     assert celib.data is data
-    assert set(celib._SUBJECTS) <= set(dir(celib))
+    for subject in celib._SUBJECTS:
+        assert hasattr(celib, subject) == (subject in dir(celib))
     with pytest.raises(AttributeError, match="nothing"):
         _ = celib.nothing
+
+
+@pytest.mark.parametrize("subject", celib._SUBJECTS)
+def test_dir_shows_what_is_public(subject):
+    if subject not in dir(celib):
+        pytest.skip(celib._missing(f"celib.{subject}"))
+    module = getattr(celib, subject)
+    if subject == "kernels":
+        public = {path.stem for path in Path(module.__file__).parent.glob("[!_]*.py")}
+    elif subject == "plots":
+        parts = [part for name, part in sys.modules.items() if name.startswith("celib.plots.")]
+        public = {name for part in parts for name in part.__all__}
+    else:
+        public = set(module.__all__)
+    # Without an extra, what needs it is not there.
+    assert set(dir(module)) == {name for name in public if hasattr(module, name)}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Runs code in a Python that has celib, NumPy, SciPy and array-api-compat, and nothing else."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in ("array_api_compat", "numpy", "scipy"):
+        package = Path(find_spec(name).origin).parent
+        # Wheels keep shared libraries in a folder beside the package.
+        for path in (package, package.with_name(f"{name}.libs")):
+            if path.exists():
+                (folder / path.name).symlink_to(path)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+
+    def run(code):
+        # -S: without the folder in which packages are installed.
+        command = [sys.executable, "-S", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+EXPLORE = """
+import inspect, pydoc, celib
+assert hasattr(celib, "stable") and not hasattr(celib, "losses") and not hasattr(celib, "plots")
+assert "celib.losses" in pydoc.render_doc(celib)
+for module in [celib, *map(celib.__getattr__, set(dir(celib)) - {"__version__"})]:
+    assert [name for name, _ in inspect.getmembers(module)] == dir(module)
+    assert all(hasattr(module, name) for name in dir(module))
+print(*dir(celib))
+"""
+
+
+def test_explored_without_extras(bare):
+    needs_one = {"kernels", "losses", "plots", "symbolic", "testing"}
+    assert set(bare(EXPLORE).split()) == {"__version__", *celib._SUBJECTS} - needs_one
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import celib; celib.losses", "celib.losses needs torch: [torch]"),
+        ("import celib.losses", "celib.losses needs torch: [torch]"),
+        ("from celib import losses", "celib.losses needs torch: [torch]"),
+        ("from celib.losses import cross_entropy", "celib.losses needs torch: [torch]"),
+        ("import celib.kernels.linear", "celib.kernels needs torch: [torch]"),
+        ("from celib import plots", "celib.plots needs matplotlib: [plots]"),
+        ("import celib; celib.symbolic", "celib.symbolic needs sympy: [symbolic]"),
+        ("import celib.testing", "celib.testing needs mpmath: [testing]"),
+        (
+            "import celib; celib.calibration.TemperatureScaling",
+            "celib.calibration.TemperatureScaling needs scikit-learn: [calibration]",
+        ),
+        (
+            "from celib.calibration import PlattScaling",
+            "celib.calibration.PlattScaling needs scikit-learn: [calibration]",
+        ),
+        (
+            "import celib; celib.data.digits()",
+            "celib.data.digits needs scikit-learn: [calibration]",
+        ),
+    ],
+)
+def test_missing_extra_is_named(bare, code, message):
+    message = message.replace("[", 'pip install "celib[').replace("]", ']"')
+    body = f"try:\n    {code}\nexcept (AttributeError, ImportError) as error:\n    print(error)"
+    assert bare(body).strip() == message
 
 
 def test_text_is_the_one_the_book_was_computed_with(monkeypatch):
@@ -51,6 +146,8 @@ def test_text_is_the_one_the_book_was_computed_with(monkeypatch):
 
 
 def test_images_and_digits():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("PIL")
     assert data.sample_image("china").shape == (427, 640, 3)
     assert data.sample_image("flower").dtype == np.uint8
     pixels, labels = data.digits()
@@ -96,16 +193,21 @@ def test_surprisals_are_those_of_the_distributions():
 
 
 def test_character_model_refuses():
-    with pytest.raises(ValueError, match="order must not be negative, got -1"):
+    with pytest.raises(ValueError, match="order = -1: expected at least 0"):
         CharacterModel("abc", order=-1)
-    with pytest.raises(ValueError, match=r"text\[1\] = 'x' is not in the alphabet"):
+    with pytest.raises(ValueError, match=r"text\[1\] = 'x': expected a character"):
         CharacterModel("axb", order=1, alphabet="ab")
     with pytest.raises(ValueError, match=r"text\[2\] = 'z'"):
         CharacterModel("ab", order=1).surprisals("abz")
 
 
 def test_figures_repeat_byte_for_byte(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from celib import plots
+
     with matplotlib.rc_context():
         plots.use_house_style()
         drawn = []

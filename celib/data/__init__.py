@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from celib import _need
+from celib.arguments.errors import one_of
+
 __all__ = ["digits", "frameworks", "python_topics", "sample_image", "speed"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 # The topics change with every version of CPython, so the book keeps one version of them.
 _TOPICS_SHA256 = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"
@@ -53,8 +61,8 @@ def sample_image(name: str) -> np.ndarray:
     Raises:
         ValueError: for another name.
     """
-    if name not in ("china", "flower"):
-        raise ValueError(f"name must be 'china' or 'flower', got {name!r}")
+    one_of("name", name, ("china", "flower"))
+    _need("celib.data.sample_image")
     from sklearn.datasets import load_sample_image
 
     image: np.ndarray = load_sample_image(f"{name}.jpg")
@@ -67,6 +75,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Pixels of shape (1797, 8, 8), integers from 0 to 16, and labels of shape (1797,), 0 to 9.
     """
+    _need("celib.data.digits")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -6,5 +6,18 @@
 - ``with_numba``: on a CPU, for classes as targets without further options, row by row
 - ``with_aten``: anywhere else, and for every option, a block of rows at a time
 - ``linear``: a linear layer and its cross-entropy together, a chunk of the logits at a time
-- ``derivatives``: functions whose derivatives of every order are written down
 """
+
+from types import ModuleType
+
+from celib import _available, _load
+
+_PUBLIC = ("family", "linear", "operators", "with_aten", "with_numba", "with_triton")
+
+
+def __getattr__(name: str) -> ModuleType:
+    return _load(__name__, name, _PUBLIC)
+
+
+def __dir__() -> list[str]:
+    return _available(__name__, _PUBLIC)

@@ -4,6 +4,8 @@ A function takes the arrays that it draws and returns the Axes. ``use_house_styl
 a notebook calls it once.
 """
 
+import inspect
+
 from celib.plots.calibration import *
 from celib.plots.divergence import *
 from celib.plots.gradients import *
@@ -14,3 +16,8 @@ from celib.plots.losses import *
 from celib.plots.numerics import *
 from celib.plots.softmax import *
 from celib.plots.style import *
+
+
+def __dir__() -> list[str]:
+    # The figures are public, the modules that they are in are not.
+    return [k for k, v in globals().items() if not (k.startswith("_") or inspect.ismodule(v))]

@@ -1,13 +1,18 @@
 """The figures of the chapter on calibration."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from celib.calibration import ReliabilityCurve
 from celib.plots.style import COLOURS
+
+if TYPE_CHECKING:
+    from celib.calibration import ReliabilityCurve
 
 __all__ = [
     "calibration_null",
