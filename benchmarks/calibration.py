@@ -58,7 +58,7 @@ def _scikit_learn() -> Value:
 
 
 def _celib_smooth() -> Value:
-    return lambda y, p: float(smooth_ece(y, p))
+    return lambda y, p: float(smooth_ece(y, p, resamples=0))
 
 
 def _relplot_smooth() -> Value:

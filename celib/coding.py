@@ -3,12 +3,21 @@
 import heapq
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from operator import index
 
+import array_api_compat.numpy as xp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from celib.arguments.arrays import distributions, within
+from celib.arguments.errors import integer, refuse, refuse_shape
+from celib.arguments.samples import numbers
+
 __all__ = ["arithmetic_decode", "arithmetic_encode", "huffman_code"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 # Frequencies sum to at most 2**48 and the coder's interval is at least 2**95 wide, so dividing
 # the one by the other loses less than one part in 2**47.
@@ -93,13 +102,12 @@ def arithmetic_encode(symbols: Iterable[int], model: Model) -> str:
     # Python's integers have no limit, so low carries into the bits already written by itself.
     low, width, position = 0, 1 << (_WIDTH_BITS - 1), _WIDTH_BITS - 1
     past: list[int] = []
-    for t, symbol in enumerate(map(index, symbols)):
+    for t, given in enumerate(symbols):
         cumulative = _cumulative_frequencies(model, past)
-        if not 0 <= symbol < len(cumulative) - 1:
-            raise ValueError(f"symbols[{t}] = {symbol} is not in 0..{len(cumulative) - 2}")
+        symbol = _symbol(given, t, len(cumulative) - 1)
         start, stop = cumulative[symbol : symbol + 2]
         if start == stop:
-            raise ValueError(f"symbols[{t}] = {symbol} has probability 0 under the model")
+            refuse("symbols", (t,), symbol, "a symbol whose probability is not 0 under the model")
         step = width // cumulative[-1]
         low, width = low + step * start, step * (stop - start)
         shift = _WIDTH_BITS - width.bit_length()
@@ -134,15 +142,14 @@ def arithmetic_decode(bits: str, model: Model, n: int) -> list[int]:
         >>> arithmetic_decode(arithmetic_encode([0, 1, 0, 1, 1], model), model, 5)
         [0, 1, 0, 1, 1]
     """
-    if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
+    n = integer("n", n, lambda n: n >= 0, "at least 0")
     wrong = next((i for i, bit in enumerate(bits) if bit not in "01"), None)
     if wrong is not None:
-        raise ValueError(f"bits[{wrong}] = {bits[wrong]!r} is neither '0' nor '1'")
+        refuse("bits", (wrong,), repr(bits[wrong]), "'0' or '1'")
     position = 0
 
     def read(count: int) -> int:
-        # Behind the end stand zeros: the encoder has made sure that it does not matter.
+        # Past the end, zeros: the encoder chose a word all of whose continuations decode alike.
         nonlocal position
         chunk = bits[position : position + count].ljust(count, "0")
         position += count
@@ -174,16 +181,24 @@ def _cumulative_frequencies(model: Model, past: list[int]) -> list[int]:
     return [0, *np.cumsum(frequencies).tolist()]
 
 
+def _symbol(given: object, t: int, count: int) -> int:
+    """A symbol as an integer: a label, in whatever dtype of whole numbers it comes."""
+    value = numbers(f"symbols[{t}]", given)
+    if value.ndim > 0:
+        refuse_shape(f"symbols[{t}]", value.shape, "one number")
+    if not (0 <= value < count and value == int(value)):
+        refuse("symbols", (t,), value[()], f"a symbol from 0 to {count - 1}")
+    return int(value)
+
+
 def _distribution(p: ArrayLike, name: str) -> np.ndarray:
     """Check that ``p`` is a distribution, and remove the rounding error from its sum."""
-    p = np.asarray(p, dtype=np.float64)
-    if p.ndim != 1 or p.size == 0:
-        raise ValueError(f"{name} must have shape (n,) with n at least 1, got {p.shape}")
-    wrong = np.flatnonzero(~(p >= 0))
-    if wrong.size:
-        raise ValueError(f"{name}: entry {wrong[0]} is {p[wrong[0]]}, not a probability")
-    total = p.sum()
-    if not abs(total - 1) <= 1e-8:
-        raise ValueError(f"{name} must sum to 1, got {total}")
-    normalised: np.ndarray = p / total
+    given = numbers(name, p)
+    if given.ndim != 1:
+        refuse_shape(name, given.shape, "(n), with n at least 1")
+    eps = float(np.finfo(given.dtype).eps) if given.dtype.kind == "f" else 0.0
+    exact = given.astype(np.float64)
+    distributions(xp, name, exact, eps, (0,))
+    exact = within(xp, exact)
+    normalised: np.ndarray = exact / exact.sum()
     return normalised

@@ -1,13 +1,15 @@
 """Information measures of discrete distributions, exact to the last digits.
 
-Every function takes NumPy or torch arrays (or lists), treats ``axis`` as the outcomes and all
-other axes as a batch, and returns the same kind of array, with gradients where the kind has them.
-Results are in nats, or in units of ``base``: 2 gives bits.
+Every function takes what :mod:`celib.arguments` lets in (NumPy arrays, torch tensors, lists, data
+frames), treats ``axis`` as the outcomes and all other axes as a batch, and returns NumPy arrays, or
+for tensors a tensor, with gradients, also under ``torch.func`` and ``torch.compile``. Results are
+in nats, or in units of ``base``: 2 gives bits.
 
-With ``validate=True`` each row has to be a probability vector: entries at least 0, not NaN, and a
-sum within ``min(n * sqrt(eps), 0.01)`` of 1, for n outcomes and the eps of the dtype of the
-argument. (On a GPU this check waits for the device.) ``validate=False`` skips it; shapes are always
-checked. Nothing is clipped, and ``0 log 0 = 0``.
+With ``validate=True`` each row has to be a distribution, up to rounding: entries in [0, 1] within
+2^-17 (the spacing at 1 of a dtype that is coarser), and a sum within 2^-7 of 1. An entry that is
+outside by rounding counts as 0 or 1; nothing else is changed, and nothing is normalised. Where
+nothing can be raised (on a GPU, or under a compiler, a tracer or ``vmap``) the result of such a row
+is NaN. ``validate=False`` skips all of this; shapes are always checked. ``0 log 0 = 0``.
 
 The derivative of ``-p log p`` at 0 is infinite. Here an entry equal to 0 stays out of its own
 logarithm, and so out of that gradient, which is finite, as for a class that is masked out.
@@ -18,25 +20,41 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from celib.stable import (
+import numpy as np
+
+from celib.arguments.arrays import (
     Array,
     Axis,
+    alike,
+    check,
+    clipped,
+    distributions,
     finish,
-    first,
     floating,
-    largest_entry,
-    logsumexp,
+    is_tensor,
+    outcomes,
+    probabilities,
     quiet,
+    readable,
+    real,
     resolve_axis,
-    sum_tolerance,
+    same_labels,
+    spoil,
     to_rows,
+    to_tensor,
+    widened,
+    within,
 )
+from celib.arguments.errors import number, one_of, refuse_shape
+from celib.arguments.samples import labels_of_any_kind, weights
+from celib.stable import largest_entry, logsumexp
 
 __all__ = [
     "conditional_entropy",
     "cross_entropy",
     "entropy",
     "entropy_from_counts",
+    "joint_distribution",
     "js_divergence",
     "kl_divergence",
     "mutual_information",
@@ -44,6 +62,10 @@ __all__ = [
     "renyi_entropy",
     "self_information",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 @quiet
@@ -67,9 +89,12 @@ def self_information(p: Array, *, base: float | None = None) -> Array:
         [0.0, 3.0, inf]
     """
     unit = _nats(base)
-    xp, dtype, (p,) = floating(p=p)
-    _check_entries(xp, "p", p, 1.0)
-    return finish(xp, (0.0 - xp.log(p)) / unit, dtype)
+    xp, (p,) = real({"p": p})
+    eps = float(xp.finfo(p.dtype).eps)
+    dtype, (p,) = widened(xp, [p])
+    wrong = probabilities(xp, "p", p, eps)
+    p = within(xp, p)
+    return finish(xp, spoil(xp, (0.0 - xp.log(p)) / unit, wrong), dtype)
 
 
 @quiet
@@ -100,8 +125,8 @@ def entropy(
         '6.6438561898e-19'
     """
     unit = _nats(base)
-    xp, dtype, (p,) = _rows(axis, validate, p=p)
-    return finish(xp, _cross_entropy(xp, p, p) / unit, dtype)
+    xp, dtype, (p,), wrong = _rows(axis, validate, p=p)
+    return finish(xp, spoil(xp, _cross_entropy(xp, p, p) / unit, wrong), dtype)
 
 
 @quiet
@@ -131,8 +156,8 @@ def cross_entropy(
         inf
     """
     unit = _nats(base)
-    xp, dtype, (p, q) = _rows(axis, validate, p=p, q=q)
-    return finish(xp, _cross_entropy(xp, p, q) / unit, dtype)
+    xp, dtype, (p, q), wrong = _rows(axis, validate, p=p, q=q)
+    return finish(xp, spoil(xp, _cross_entropy(xp, p, q) / unit, wrong), dtype)
 
 
 @quiet
@@ -171,8 +196,8 @@ def kl_divergence(
         '344.694616768547'
     """
     unit = _nats(base)
-    xp, dtype, (p, q) = _rows(axis, validate, p=p, q=q)
-    return finish(xp, _kl_divergence(xp, p, q) / unit, dtype)
+    xp, dtype, (p, q), wrong = _rows(axis, validate, p=p, q=q)
+    return finish(xp, spoil(xp, _kl_divergence(xp, p, q) / unit, wrong), dtype)
 
 
 @quiet
@@ -206,8 +231,8 @@ def js_divergence(
         '4.135903062765e-25'
     """
     unit = _nats(base)
-    xp, dtype, (p, q) = _rows(axis, validate, p=p, q=q)
-    return finish(xp, _js_divergence(xp, p, q) / unit, dtype)
+    xp, dtype, (p, q), wrong = _rows(axis, validate, p=p, q=q)
+    return finish(xp, spoil(xp, _js_divergence(xp, p, q) / unit, wrong), dtype)
 
 
 @quiet
@@ -246,10 +271,9 @@ def renyi_entropy(
         1.0
     """
     unit = _nats(base)
-    if not order >= 0:
-        raise ValueError(f"order = {order}: expected at least 0")
-    xp, dtype, (p,) = _rows(axis, validate, p=p)
-    return finish(xp, _renyi_entropy(xp, p, float(order)) / unit, dtype)
+    order = number("order", order, lambda a: a >= 0, "at least 0")
+    xp, dtype, (p,), wrong = _rows(axis, validate, p=p)
+    return finish(xp, spoil(xp, _renyi_entropy(xp, p, float(order)) / unit, wrong), dtype)
 
 
 @quiet
@@ -281,8 +305,8 @@ def mutual_information(joint: Array, *, base: float | None = None, validate: boo
         '6.938893903907e-18'
     """
     unit = _nats(base)
-    xp, dtype, joint = _joint(joint, validate)
-    return finish(xp, _mutual_information(xp, joint) / unit, dtype)
+    xp, dtype, joint, wrong = _joint(joint, validate)
+    return finish(xp, spoil(xp, _mutual_information(xp, joint) / unit, wrong), dtype)
 
 
 @quiet
@@ -310,9 +334,48 @@ def conditional_entropy(joint: Array, *, base: float | None = None, validate: bo
         '4.6358554679e-19'
     """
     unit = _nats(base)
-    xp, dtype, joint = _joint(joint, validate)
+    xp, dtype, joint, wrong = _joint(joint, validate)
     surprise = xp.sum(joint * _surprise(xp, joint), axis=-1)
-    return finish(xp, xp.sum(surprise, axis=-1) / unit, dtype)
+    return finish(xp, spoil(xp, xp.sum(surprise, axis=-1) / unit, wrong), dtype)
+
+
+def joint_distribution(x: Array, y: Array, *, sample_weight: Array | None = None) -> Array:
+    r"""Joint table of two columns of labels, :math:`\hat p(x, y)`.
+
+    The table that :func:`mutual_information` and :func:`conditional_entropy` take. What they make
+    of it is a plug-in estimate: of a small sample it is too large for the first, too small for the
+    second.
+
+    Args:
+        x, y: labels of any kind, numbers or text, both of shape (N), with N at least 1.
+        sample_weight: shape (N), at least 0.
+
+    Returns:
+        The share of each pair in the sample, of float64: a row for each distinct label of ``x`` and
+        a column for each of ``y``, in sorted order. A tensor if ``x`` is one.
+
+    Raises:
+        ValueError: the shapes differ, nothing is there, or a label is NaN.
+
+    Source: Cover and Thomas (2006), Elements of Information Theory.
+
+    Example: a forecast of rain that is right three times in four.
+        >>> table = joint_distribution(["dry", "rain", "dry", "rain"], [0, 1, 0, 0])
+        >>> table.tolist()
+        [[0.5, 0.0], [0.25, 0.25]]
+        >>> round(float(mutual_information(table, base=2)), 6)
+        0.311278
+    """
+    same_labels({"x": x, "y": y, "sample_weight": sample_weight})
+    columns = [labels_of_any_kind(name, a) for name, a in (("x", x), ("y", y))]
+    size = columns[0].size
+    if columns[1].size != size:
+        refuse_shape("y", columns[1].shape, f"that of x, ({size},)")
+    weight = weights(sample_weight, size)
+    (rows, which_row), (cols, which_col) = (np.unique(a, return_inverse=True) for a in columns)
+    table = np.bincount(which_row * cols.size + which_col, weight, rows.size * cols.size)
+    shares = (table / table.sum()).reshape(rows.size, cols.size)
+    return to_tensor("table", shares, x.device) if is_tensor(x) else shares
 
 
 @quiet
@@ -343,11 +406,11 @@ def perplexity(
         inf
     """
     if q is None:
-        xp, dtype, (p,) = _rows(axis, validate, p=p)
+        xp, dtype, (p,), wrong = _rows(axis, validate, p=p)
         q = p
     else:
-        xp, dtype, (p, q) = _rows(axis, validate, p=p, q=q)
-    return finish(xp, xp.exp(_cross_entropy(xp, p, q)), dtype)
+        xp, dtype, (p, q), wrong = _rows(axis, validate, p=p, q=q)
+    return finish(xp, spoil(xp, xp.exp(_cross_entropy(xp, p, q)), wrong), dtype)
 
 
 @quiet
@@ -382,25 +445,21 @@ def entropy_from_counts(
         [0.8113, 0.9916]
     """
     unit = _nats(base)
-    if method not in ("miller-madow", "plugin"):
-        raise ValueError(f"method = {method!r}: expected 'miller-madow' or 'plugin'")
+    one_of("method", method, ("miller-madow", "plugin"))
     xp, dtype, (counts,) = floating(counts=counts)
     axes = resolve_axis(axis, counts.ndim)
-    _raise_at(
-        xp,
-        "counts",
-        counts,
-        ~((counts >= 0) & (counts < math.inf) & (counts == xp.round(counts))),
-        "a whole number, at least 0",
-    )
+    outcomes("counts", counts.shape, axes)
+    bad = ~((counts >= 0) & (counts < math.inf) & (counts == xp.round(counts)))
+    check(xp, "counts", counts, bad, "a whole number, at least 0")
     rows = to_rows(xp, counts, axes)
     size = xp.sum(rows, axis=-1)
-    _raise_at(xp, "the sum of counts", size, size == 0, "at least one observation")
+    check(xp, "the sum of counts", size, size == 0, "at least one observation")
+    wrong = None if readable(counts) else xp.any(bad, axis=axes) | (size == 0)
     out = xp.sum(rows * _surprise(xp, rows), axis=-1) / size
     if method == "miller-madow":
         seen = xp.sum(xp.astype(rows > 0, rows.dtype), axis=-1)
         out = out + (seen - 1.0) / (2.0 * size)
-    return finish(xp, out / unit, dtype)
+    return finish(xp, spoil(xp, out / unit, wrong), dtype)
 
 
 # Numerics: rows along the last axis, nothing checked, nats.
@@ -453,7 +512,7 @@ def _kl_divergence(xp: Any, p: Array, q: Array) -> Array:
     p_sum, q_sum = xp.sum(p, axis=-1), xp.sum(q, axis=-1)
     of_sums = _excess(xp, p_sum, q_sum, xp.sum(difference, axis=-1))
     out = (xp.sum(_excess(xp, p, q, difference), axis=-1) - of_sums) / p_sum
-    return xp.clip(out, min=0.0)
+    return clipped(xp, out, 0.0, None)
 
 
 def _js_divergence(xp: Any, p: Array, q: Array) -> Array:
@@ -465,7 +524,7 @@ def _js_divergence(xp: Any, p: Array, q: Array) -> Array:
     p_sum, q_sum = xp.sum(p, axis=-1), xp.sum(q, axis=-1)
     of_sums = excess(p_sum, q_sum, xp.sum(half, axis=-1))
     out = (xp.sum(excess(p, q, half), axis=-1) - of_sums) / (p_sum + q_sum)
-    return xp.clip(out, 0.0, math.log(2.0))
+    return clipped(xp, out, 0.0, math.log(2.0))
 
 
 def _renyi_entropy(xp: Any, p: Array, order: float) -> Array:
@@ -518,52 +577,43 @@ def _surprise(xp: Any, weights: Array) -> Array:
 
 
 def _nats(base: float | None) -> float:
-    """The size of the unit."""
+    """How many nats the unit is: the logarithm of the base."""
     if base is None:
         return 1.0
-    if not 1 < base < math.inf:
-        raise ValueError(f"base = {base}: expected a finite number greater than 1")
+    base = number("base", base, lambda b: 1 < b < math.inf, "a finite number greater than 1")
     return math.log(base)
 
 
-def _rows(axis: Axis, validate: bool, **arrays: Array) -> tuple[Any, Any, list[Array]]:
-    """The namespace, the dtype of the result, and the arguments as rows along the last axis."""
-    xp, dtype, values = floating(**arrays)
-    shapes = {name: tuple(a.shape) for name, a in zip(arrays, values, strict=True)}
-    if len(set(shapes.values())) > 1:
+def _rows(axis: Axis, validate: bool, **given: Array) -> tuple[Any, Any, list[Array], Array | None]:
+    """The namespace, the dtype of the result, the arguments as rows, and which rows are wrong.
+
+    Rows are along the last axis. Those that are wrong are named where nothing can be raised.
+    """
+    xp, arrays = real(given)
+    shapes = {name: tuple(a.shape) for name, a in zip(given, arrays, strict=True)}
+    if any(tuple(a.shape) != tuple(arrays[0].shape) for a in arrays):
         found = " and ".join(f"{name} has shape {shape}" for name, shape in shapes.items())
-        raise ValueError(f"{found}: expected equal shapes")
-    axes = resolve_axis(axis, values[0].ndim)
-    for name, a in zip(arrays, values, strict=True):
-        if math.prod(a.shape[i] for i in axes) == 0:
-            raise ValueError(f"{name} has shape {shapes[name]}: expected outcomes along {axes}")
+        raise ValueError(
+            f"{found}: expected equal shapes; broadcast_to compares one with many, if that is meant"
+        )
+    axes = resolve_axis(axis, arrays[0].ndim)
+    # The tolerance is that of the dtype in which an argument came.
+    spacings = [float(xp.finfo(a.dtype).eps) for a in arrays]
+    dtype, arrays = widened(xp, arrays)
+    wrong = None
+    for i, (name, eps) in enumerate(zip(given, spacings, strict=True)):
+        outcomes(name, shapes[name], axes)
         if validate:
-            _check_probabilities(xp, name, a, floating(a=arrays[name])[1], axes)
-    return xp, dtype, [to_rows(xp, a, axes) for a in values]
+            bad = distributions(xp, name, arrays[i], eps, axes)
+            arrays[i] = within(xp, arrays[i])
+            wrong = bad if wrong is None or bad is None else wrong | bad
+    return xp, dtype, [to_rows(xp, a, axes) for a in arrays], wrong
 
 
-def _joint(joint: Array, validate: bool) -> tuple[Any, Any, Array]:
-    xp, dtype, (values,) = floating(joint=joint)
-    if values.ndim < 2:
-        raise ValueError(f"joint has shape {tuple(values.shape)}: expected (..., x, y)")
-    _, _, (rows,) = _rows((-2, -1), validate, joint=joint)
-    return xp, dtype, xp.reshape(rows, values.shape)
-
-
-def _check_probabilities(xp: Any, name: str, p: Array, dtype: Any, axes: tuple[int, ...]) -> None:
-    rows = to_rows(xp, p, axes)
-    tolerance = sum_tolerance(rows.shape[-1], xp.finfo(dtype).eps)
-    _check_entries(xp, name, p, 1.0 + tolerance)
-    total = xp.sum(rows, axis=-1)
-    wrong = xp.abs(total - 1.0) > tolerance
-    _raise_at(xp, f"the sum of {name}", total, wrong, f"1 within {tolerance:.1e}")
-
-
-def _check_entries(xp: Any, name: str, p: Array, largest: float) -> None:
-    _raise_at(xp, name, p, ~((p >= 0) & (p <= largest)), "a probability in [0, 1]")
-
-
-def _raise_at(xp: Any, name: str, a: Array, wrong: Array, expected: str) -> None:
-    if (index := first(xp, wrong)) is not None:
-        at = str(list(index)) if index else ""
-        raise ValueError(f"{name}{at} = {a[index].item()}: expected {expected}")
+def _joint(joint: Array, validate: bool) -> tuple[Any, Any, Array, Array | None]:
+    _, (table,) = alike({"joint": joint})
+    shape = tuple(table.shape)
+    if len(shape) < 2:
+        refuse_shape("joint", shape, "(..., x, y)")
+    xp, dtype, (rows,), wrong = _rows((-2, -1), validate, joint=table)
+    return xp, dtype, xp.reshape(rows, shape), wrong

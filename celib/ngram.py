@@ -4,7 +4,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from celib.arguments.errors import integer, refuse
+
 __all__ = ["CharacterModel"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class CharacterModel:
@@ -39,9 +45,7 @@ class CharacterModel:
     """
 
     def __init__(self, text: str, *, order: int, alphabet: Iterable[str] | None = None) -> None:
-        if order < 0:
-            raise ValueError(f"order must not be negative, got {order}")
-        self.order = order
+        self.order = integer("order", order, lambda k: k >= 0, "at least 0")
         self.alphabet = "".join(sorted(set(text if alphabet is None else alphabet)))
         self._index = {character: i for i, character in enumerate(self.alphabet)}
         self._check(text)
@@ -55,7 +59,7 @@ class CharacterModel:
     def _check(self, text: str) -> None:
         for position, character in enumerate(text):
             if character not in self._index:
-                raise ValueError(f"text[{position}] = {character!r} is not in the alphabet")
+                refuse("text", (position,), repr(character), "a character of the alphabet")
 
     def distribution(self, context: str) -> np.ndarray:
         """The distribution of the character after ``context``, over ``alphabet``."""

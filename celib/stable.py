@@ -1,7 +1,8 @@
 """Exponentials and logarithms that keep their digits: the ground the rest of celib stands on.
 
-Every function takes NumPy or torch arrays (or lists and numbers, which become NumPy's), and
-returns the same kind, on the same device, with gradients of every order where the kind has them.
+Every function takes what :mod:`celib.arguments` lets in: NumPy arrays, torch tensors, lists, data
+frames. Tensors give tensors, on the same device, with gradients of every order, also under
+``torch.func`` and ``torch.compile``; everything else gives NumPy arrays.
 Integers and booleans become float64; float32 stays; float16 and bfloat16 are computed in float32
 and rounded once. A NaN that is not masked comes out as NaN; an infinity never warns.
 """
@@ -9,28 +10,37 @@ and rounded once. A NaN that is not masked comes out as NaN; an infinity never w
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import scipy.special
-from array_api_compat import (
-    array_namespace,
-    device,
-    is_array_api_obj,
-    is_numpy_array,
-    is_numpy_namespace,
-    is_torch_namespace,
+from array_api_compat import is_numpy_namespace
+
+from celib.arguments.arrays import (
+    Array,
+    Axis,
+    broadcast,
+    check,
+    entry_tolerance,
+    finish,
+    floating,
+    from_rows,
+    is_tensor,
+    mask,
+    place_of,
+    quiet,
+    real,
+    resolve_axis,
+    to_rows,
+    widened,
 )
+from celib.arguments.errors import positive, refuse_shape
 
 __all__ = ["expit", "log1mexp", "log1pexp", "log_softmax", "logit", "logsumexp", "softmax"]
 
-Array = Any
-Axis = int | Sequence[int] | None
 
-# inf - inf, log(0) and the underflow of exp are steps on the way to documented results.
-quiet = np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore")
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 @quiet
@@ -77,8 +87,8 @@ def logsumexp(
 
     Raises:
         ValueError: an axis is out of range, ``where`` or ``weights`` does not broadcast to ``x``,
-            or a weight is negative.
-        TypeError: data are complex or no numbers, or ``where`` is not boolean.
+            or a weight is negative or not finite.
+        TypeError: data are complex or not numbers, or ``where`` is not boolean.
 
     Source: Blanchard, Higham and Higham (2021), doi:10.1093/imanum/draa038.
 
@@ -91,31 +101,34 @@ def logsumexp(
         1.0
 
     Of the logarithms of a distribution it is 0 but for rounding, and the bound says so.
+        >>> import numpy as np
         >>> value, bound = logsumexp(np.log([0.3, 0.7]), return_bound=True)
         >>> bool(abs(value) <= bound), f"{bound:.0e}"
         (True, '2e-16')
     """
-    xp, dtype, (x,) = floating(x=x)
-    mask = None if where is None else _mask(xp, where, x)
-    if weights is not None:
-        w = _broadcast(xp, "weights", floating(weights=weights, like=x)[2][0], x)
-        if (index := first(xp, w < 0)) is not None:
-            raise ValueError(f"weights{list(index)} = {w[index].item()}: expected at least 0")
-        used = w != 0
-        log_w = xp.log(xp.where(used, w, 1.0))
+    xp, (x, *factors) = real({"x": x} if weights is None else {"x": x, "weights": weights})
+    dtype, (x,) = widened(xp, [x])
+    used = None if where is None else mask(xp, "where", where, x)
+    if factors:
+        _, (w,) = widened(xp, factors)
+        w = broadcast(xp, "weights", w, x.shape)
+        wrong = ~((w >= 0) & (w < math.inf))
+        check(xp, "weights", w, wrong, "a finite number, at least 0")
+        some = w != 0
+        log_w = xp.log(xp.where(some, xp.where(wrong, math.nan, w), 1.0))
         x = x + log_w
-        mask = used if mask is None else mask & used
-    if mask is not None:
-        x = xp.where(mask, x, -math.inf)
+        used = some if used is None else some & used
+    if used is not None:
+        x = xp.where(used, x, -math.inf)
     axes = resolve_axis(axis, x.ndim)
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
     rows = to_rows(xp, x, axes)
     out = finish(xp, xp.reshape(_logsumexp(xp, rows), shape), dtype)
     if not return_bound:
         return out
-    log_w = None if weights is None else to_rows(xp, log_w, axes)
+    log_w = None if not factors else to_rows(xp, log_w, axes)
     bound = xp.reshape(_logsumexp_bound(xp, rows, log_w, dtype), shape)
-    return out, (bound.detach() if is_torch_namespace(xp) else bound)[()]
+    return out, (bound.detach() if is_tensor(x) else bound)[()]
 
 
 @quiet
@@ -142,7 +155,7 @@ def softmax(
 
     Raises:
         ValueError: an axis or the temperature is out of range, or ``where`` does not broadcast.
-        TypeError: ``x`` is complex or no numbers, or ``where`` is not boolean.
+        TypeError: ``x`` is complex or not numbers, or ``where`` is not boolean.
 
     Source: Blanchard, Higham and Higham (2021), doi:10.1093/imanum/draa038.
 
@@ -205,7 +218,7 @@ def log1mexp(x: Array) -> Array:
         The shape of ``x``; ``-inf`` at 0, NaN below.
 
     Raises:
-        TypeError: ``x`` is complex or no numbers.
+        TypeError: ``x`` is complex or not numbers.
 
     Source: Maechler (2012), Accurately computing log(1 - exp(-|a|)), vignette of R's Rmpfr.
 
@@ -234,7 +247,7 @@ def log1pexp(x: Array) -> Array:
         The shape of ``x``; 0 at ``-inf``, ``inf`` at ``inf``.
 
     Raises:
-        TypeError: ``x`` is complex or no numbers.
+        TypeError: ``x`` is complex or not numbers.
 
     Example: the logistic loss of a right answer; the plain form gives 0, and inf at 1000.
         >>> f"{log1pexp(-40.0):.12e}"
@@ -256,16 +269,21 @@ def logit(p: Array) -> Array:
         p: probabilities, an array of any shape.
 
     Returns:
-        The shape of ``p``, in nats; ``-inf`` at 0, ``inf`` at 1, NaN outside [0, 1].
+        The shape of ``p``, in nats; ``-inf`` at 0, ``inf`` at 1, NaN outside [0, 1]
+        unless by rounding.
 
     Raises:
-        TypeError: ``p`` is complex or no numbers.
+        TypeError: ``p`` is complex or not numbers.
 
     Example: near one half the plain form has no digit right.
         >>> f"{logit(0.5 + 2**-53):.12e}"
         '4.440892098501e-16'
     """
     xp, dtype, (p,) = floating(p=p)
+    # Outside [0, 1] by rounding is at its end; what is farther outside becomes NaN below.
+    beyond = entry_tolerance(float(xp.finfo(dtype).eps))
+    p = xp.where((p < 0) & (p >= -beyond), 0.0, p)
+    p = xp.where((p > 1) & (p <= 1.0 + beyond), 1.0, p)
     # torch.special.logit is log(p / (1 - p)), which has no digit left near 1/2, where p / (1 - p)
     # rounds to 1. There 2p - 1 is exact.
     middle = (p > 0.25) & (p < 0.75)
@@ -288,14 +306,14 @@ def expit(x: Array) -> Array:
         The shape of ``x``.
 
     Raises:
-        TypeError: ``x`` is complex or no numbers.
+        TypeError: ``x`` is complex or not numbers.
 
     Example:
         >>> expit([-1000, 0, 1000]).tolist()
         [0.0, 0.5, 1.0]
     """
     xp, dtype, (x,) = floating(x=x)
-    special = xp.special if is_torch_namespace(xp) else scipy.special
+    special = xp.special if is_tensor(x) else scipy.special
     return finish(xp, special.expit(x), dtype)
 
 
@@ -320,7 +338,9 @@ def largest_entry(xp: Any, x: Array) -> tuple[Array, Array]:
     second order.
     """
     at = xp.argmax(x, axis=-1, keepdims=True)
-    return xp.take_along_axis(x, at, axis=-1), xp.arange(x.shape[-1], device=device(x)) == at
+    # torch's own take_along_axis fixes the number of rows of what is exported.
+    largest = x.gather(-1, at) if is_tensor(x) else xp.take_along_axis(x, at, axis=-1)
+    return largest, xp.arange(x.shape[-1], device=place_of(x)) == at
 
 
 def _logsumexp(xp: Any, x: Array) -> Array:
@@ -386,104 +406,23 @@ def _map_rows(
     temperature: Array,
     where: Array | None,
 ) -> Array:
-    xp, dtype, (x,) = floating(x=x)
+    plain = isinstance(temperature, (int, float))
+    xp, (x, *given) = real({"x": x} if plain else {"x": x, "temperature": temperature})
+    dtype, (x,) = widened(xp, [x])
     axes = resolve_axis(axis, x.ndim)
-    if tuple(getattr(temperature, "shape", ())) not in ((), (1,)):
-        raise ValueError(f"temperature has shape {tuple(temperature.shape)}: expected one number")
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature = {temperature}: expected positive and finite")
-    mask = None if where is None else _mask(xp, where, x)
+    t = positive("temperature", temperature) if plain else _temperature(xp, given[0], x.dtype)
+    used = None if where is None else mask(xp, "where", where, x)
     if math.prod(x.shape) == 0:
         return finish(xp, x + 0.0, dtype)
-    rows = to_rows(xp, x if mask is None else xp.where(mask, x, -math.inf), axes)
-    out = from_rows(xp, rowwise(xp, rows, temperature), axes, x.shape)
-    return finish(xp, out if mask is None else xp.where(mask, out, masked), dtype)
+    rows = to_rows(xp, x if used is None else xp.where(used, x, -math.inf), axes)
+    out = from_rows(xp, rowwise(xp, rows, t), axes, x.shape)
+    return finish(xp, out if used is None else xp.where(used, out, masked), dtype)
 
 
-# What the public functions here and in celib.information do with arguments and results.
-
-
-def floating(*, like: Array | None = None, **arrays: Array) -> tuple[Any, Any, list[Array]]:
-    """The namespace, the dtype of the result, and the arguments in the dtype to compute in."""
-    known = [a for a in (like, *arrays.values()) if is_array_api_obj(a)]
-    xp = array_namespace(*known) if known else array_namespace(np.empty(0))
-    place = device(known[0]) if known else None
-    out = []
-    for name, a in arrays.items():
-        try:
-            # NumPy's own go through asarray too: it strips np.matrix and np.generic.
-            a = a if is_array_api_obj(a) and not is_numpy_array(a) else xp.asarray(a, device=place)
-        except ValueError as error:
-            raise ValueError(f"{name} is not an array of numbers: {error}") from error
-        if xp.isdtype(a.dtype, ("bool", "integral")):
-            a = xp.astype(a, xp.float64)
-        elif not xp.isdtype(a.dtype, "real floating"):
-            raise TypeError(f"{name} has dtype {a.dtype}: expected real numbers")
-        out.append(a)
-    dtype = xp.result_type(*out)
-    wide = xp.float32 if xp.finfo(dtype).bits < 32 else dtype
-    return xp, dtype, [xp.astype(a, wide, copy=False) for a in out]
-
-
-def sum_tolerance(outcomes: int, eps: float) -> float:
-    """How far from 1 the sum of that many probabilities, of a dtype with this eps, may be."""
-    return min(outcomes * math.sqrt(eps), 0.01)
-
-
-def finish(xp: Any, value: Array, dtype: Any) -> Array:
-    """The result in its own dtype; a NumPy array without axes becomes a scalar."""
-    return xp.astype(value, dtype, copy=False)[()]
-
-
-def resolve_axis(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """Non-negative and distinct."""
-    if axis is None:
-        return tuple(range(ndim))
-    axes = tuple(map(operator.index, axis if isinstance(axis, Sequence) else (axis,)))
-    if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
-        raise ValueError(f"axis = {axis}: expected distinct axes of an array of dimension {ndim}")
-    return tuple(a % ndim for a in axes)
-
-
-def _row_order(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    return (*(i for i in range(ndim) if i not in axes), *axes)
-
-
-def to_rows(xp: Any, x: Array, axes: tuple[int, ...]) -> Array:
-    """The axes together as the last one, contiguous: NumPy sums pairwise only along such an axis,
-    and adds up n rounding errors along any other."""
-    batch = tuple(n for i, n in enumerate(x.shape) if i not in axes)
-    length = math.prod(x.shape[i] for i in axes)
-    flat = xp.reshape(xp.permute_dims(x, _row_order(axes, x.ndim)), (math.prod(x.shape),))
-    return xp.reshape(flat, (*batch, length))
-
-
-def from_rows(xp: Any, rows: Array, axes: tuple[int, ...], shape: Sequence[int]) -> Array:
-    """The inverse of ``to_rows``."""
-    order = _row_order(axes, len(shape))
-    back = sorted(range(len(shape)), key=order.__getitem__)
-    return xp.permute_dims(xp.reshape(rows, tuple(shape[i] for i in order)), tuple(back))
-
-
-def first(xp: Any, flags: Array) -> tuple[int, ...] | None:
-    """The index of the first true entry."""
-    if not xp.any(flags):
-        return None
-    at = int(xp.argmax(xp.astype(xp.reshape(flags, (-1,)), xp.int8)))
-    return tuple(int(i) for i in np.unravel_index(at, tuple(flags.shape)))
-
-
-def _broadcast(xp: Any, name: str, a: Array, x: Array) -> Array:
-    try:
-        return xp.broadcast_to(a, x.shape)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{name} has shape {tuple(a.shape)}: expected to broadcast to {tuple(x.shape)}"
-        ) from error
-
-
-def _mask(xp: Any, where: Array, x: Array) -> Array:
-    mask = xp.asarray(where, device=device(x))
-    if not xp.isdtype(mask.dtype, "bool"):
-        raise TypeError(f"where has dtype {mask.dtype}: expected booleans")
-    return _broadcast(xp, "where", mask, x)
+def _temperature(xp: Any, t: Array, dtype: Any) -> Array:
+    """An array of one number, which may want a gradient; NaN where it cannot be refused."""
+    if tuple(t.shape) not in ((), (1,)):
+        refuse_shape("temperature", t.shape, "one number")
+    wrong = ~((t > 0) & (t < math.inf))
+    check(xp, "temperature", t, wrong, "positive and finite")
+    return xp.astype(xp.where(wrong, math.nan, t), dtype)

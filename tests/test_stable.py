@@ -346,8 +346,9 @@ class TestMask:
         np.testing.assert_array_equal(
             logsumexp(x, where=mask), [logsumexp([1.0, 2.0]), logsumexp([3.0])]
         )
-        np.testing.assert_array_equal(
-            softmax(x, where=mask)[0], np.insert(softmax([1.0, 2.0]), 1, 0)
+        # An older torch sums three terms in another order than two.
+        np.testing.assert_allclose(
+            softmax(x, where=mask)[0], np.insert(softmax([1.0, 2.0]), 1, 0), rtol=1e-15
         )
         np.testing.assert_array_equal(log_softmax(x, where=mask)[1], [-inf, 0, -inf])
 
@@ -614,7 +615,11 @@ class TestArguments:
             (partial(softmax, [1.0], axis=1), ValueError, "axis = 1"),
             (partial(softmax, 1.0), ValueError, "axis = -1"),
             (partial(logsumexp, [[1.0]], axis=(0, -2)), ValueError, "axis = "),
-            (partial(logsumexp, [1.0, 2.0], axis=0.5), TypeError, "float"),
+            (
+                partial(logsumexp, [1.0, 2.0], axis=0.5),
+                TypeError,
+                "axis is of type float: expected an",
+            ),
             (partial(softmax, [1.0], temperature=0), ValueError, "temperature = 0"),
             (partial(softmax, [1.0], temperature=-1), ValueError, "temperature = -1"),
             (partial(softmax, [1.0], temperature=nan), ValueError, "temperature = nan"),
@@ -641,7 +646,11 @@ class TestArguments:
                 ValueError,
                 r"weights\[1, 1\] = -2.0",
             ),
-            (partial(logsumexp, np.ones(2), weights=torch.ones(2)), TypeError, "namespace"),
+            (
+                partial(logsumexp, [1.0, 2.0], weights=[1.0, inf]),
+                ValueError,
+                r"weights\[1\] = inf: expected a finite number, at least 0",
+            ),
         ],
     )
     def test_errors(self, call, error, message):

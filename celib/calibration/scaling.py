@@ -8,96 +8,197 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize
-from scipy.special import expit, logsumexp, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
-from sklearn.isotonic import IsotonicRegression
-from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
-from celib.calibration.error import Floats
-from celib.scoring import labels, probabilities, refuse, weights
+from celib.arguments import arrays
+from celib.arguments.errors import non_negative, number, one_of, refuse, refuse_dtype, refuse_shape
+from celib.arguments.samples import check, column, numbers, probabilities, weights
+from celib.calibration.inputs import Floats, warn_of_probabilities
+from celib.calibration.isotonic import Levels
 
 
-class _Calibrator(TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What the four have in common: ``X`` is about classes 0 to C - 1, or about class 1 of two.
+class _Calibrator(OneToOneFeatureMixin, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What the four have in common: the columns of ``X`` are classes, in the order of their labels.
 
-    ``X`` of shape (N) or (N, 1) is about class 1 of two, of shape (N, C) about C classes, whose
-    labels are 0 to C - 1 in the order of the columns.
+    ``X`` of shape (N) or (N, 1) is about the second of two classes; of shape (N, C), about C
+    classes. It comes in what :mod:`celib.arguments` lets in, and is judged by its tolerance; where
+    scikit-learn asks more of an estimator (which errors it raises for complex numbers, for arrays
+    of other dimensions, or without rows), that holds.
+
+    ``classes_`` are the labels of the columns. If ``y`` has as many distinct labels as there are
+    columns, they are these in sorted order, of any kind, as everywhere in scikit-learn. If it has
+    fewer, which column is missing cannot be told from them: the labels then have to be the integers
+    0 to C - 1 (or the booleans), each that of its column.
     """
 
-    def __init__(self, *, input: str = "logits") -> None:
+    def __init__(self, *, input: str = "logits", clip: float | None = None) -> None:
         self.input = input
+        self.clip = clip
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the map to held-out predictions X and the classes y that came."""
-        z = self._logits(X, reset=True)
-        classes = 2 if z.ndim == 1 else z.shape[1]
-        if y is None:
-            raise ValueError("requires y to be passed, but the target y is None")
-        y = column_or_1d(y, warn=True)
-        try:
-            target = labels("y", y, z.shape, classes).astype(np.int64)
-        except ValueError as error:
-            if type_of_target(y) in ("continuous", "unknown"):
-                raise ValueError(f"Unknown label type: {error}") from None
-            raise
+        arrays.same_labels({"X": X, "y": y, "sample_weight": sample_weight})
+        z = self._logits(self._columns(X, reset=True))
+        target = self._encode(y, z)
         w = weights(sample_weight, target.size)
-        self.classes_: NDArray[np.int64] = np.arange(classes)
+        if self.input == "logits":
+            warn_of_probabilities("X", z, f"use {type(self).__name__}(input='probs')")
         self._fit(z, target, np.ones(target.size) if w is None else w)
         return self
 
     def predict_proba(self, X: ArrayLike) -> Floats:
-        """Calibrated probabilities of all classes, shape (N, C)."""
-        check_is_fitted(self)
-        return self._probabilities(self._logits(X, reset=False))
+        """Calibrated probabilities of all classes, shape (N, C), in the order of ``classes_``."""
+        return self._probabilities(self._seen(X))
+
+    def predict_log_proba(self, X: ArrayLike) -> Floats:
+        """Their logarithms, which keep their digits where a probability rounds to 0 or 1."""
+        return self._log_probabilities(self._seen(X))
 
     def transform(self, X: ArrayLike) -> Floats:
         """Calibrated probabilities in the shape of X."""
-        p = self.predict_proba(X)
-        shape = np.asarray(X).shape
-        if len(shape) == 2 and shape[1] > 1:
-            return p
-        return p[:, 1].reshape(shape)
+        check_is_fitted(self)
+        x = self._columns(X, reset=False)
+        p = self._probabilities(self._logits(x))
+        return p if x.ndim == 2 and x.shape[1] > 1 else p[:, 1].reshape(x.shape)
 
-    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
-        """The class of the greatest calibrated probability."""
-        result: NDArray[np.int64] = self.predict_proba(X).argmax(1)
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The label of the greatest calibrated probability."""
+        best = self.predict_proba(X).argmax(1)
+        result: NDArray[Any] = self.classes_[best]
         return result
 
-    def _logits(self, X: ArrayLike, *, reset: bool) -> Floats:
-        """Log-odds of shape (N) or log-probabilities up to a constant of shape (N, C)."""
-        if self.input not in ("logits", "probs"):
-            raise ValueError(f"input = {self.input!r}, expected 'logits' or 'probs'")
-        if reset and hasattr(self, "n_features_in_"):
-            del self.n_features_in_
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[Any]:
+        """The names of the columns of X; "x0" if it had none, and no second axis."""
+        check_is_fitted(self)
+        if hasattr(self, "n_features_in_"):
+            names: NDArray[Any] = super().get_feature_names_out(input_features)
+            return names
+        return np.array(["x0"], dtype=object)
+
+    def _seen(self, X: ArrayLike) -> Floats:
+        check_is_fitted(self)
+        return self._logits(self._columns(X, reset=False))
+
+    def _columns(self, X: ArrayLike, *, reset: bool) -> Floats:
+        """X as an array, in its own dtype where that is one of numbers, its columns counted."""
+        found = arrays.values("X", X)
+        if not isinstance(found, np.ndarray):
+            found = numbers("X", found)
+        if found.dtype.kind in "USMm":  # scikit-learn would read numbers from text
+            refuse_dtype("X", found.dtype)
+        for known in ("n_features_in_", "feature_names_in_"):
+            if reset and hasattr(self, known):
+                delattr(self, known)
         # With axes of their own, classes are the features of scikit-learn, and it counts them.
-        columns = np.asarray(X).ndim != 1 or hasattr(self, "n_features_in_")
-        x: Floats = validate_data(
-            self, X, reset=reset, dtype=np.float64, ensure_2d=columns, ensure_all_finite=False
+        features = found.ndim != 1 or hasattr(self, "n_features_in_")
+        x: Floats = check_array(
+            found,
+            dtype=np.float64,
+            ensure_2d=features,
+            ensure_all_finite=False,
+            input_name="X",
+            estimator=self,
         )
-        if (
-            not reset
-            and (x.shape[1] if x.ndim == 2 and x.shape[1] > 1 else 2) != self.classes_.size
-        ):
-            raise ValueError(f"X has shape {x.shape}, expected {self.classes_.size} classes")
-        if x.ndim == 2 and x.shape[1] == 1:
-            x = x[:, 0]
+        if features:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        if not reset and not hasattr(self, "n_features_in_") and x.size != x.shape[0]:
+            refuse_shape("X", x.shape, "(N) or (N, 1), as in fit")
+        return found if found.dtype.kind in "biuf" else x
+
+    def _logits(self, x: Floats) -> Floats:
+        """Log-odds of shape (N) or log-probabilities up to a constant of shape (N, C)."""
+        one_of("input", self.input, ("logits", "probs"))
         if self.input == "probs":
-            x = probabilities("X", x)
-            with np.errstate(divide="ignore"):
-                z: Floats = np.log(x) if x.ndim == 2 else np.log(x) - np.log1p(-x)
-                return z
-        if (wrong := np.isnan(x) | (x == np.inf)).any():
-            refuse("X", x, wrong, "a logit: not NaN, not inf")
-        if x.ndim == 2 and (gone := np.isneginf(x).all(1)).any():
-            raise ValueError(f"X[{int(gone.argmax())}] is -inf in every class")
-        return x
+            return _of_probabilities(x, self.clip)
+        if self.clip is not None:
+            refuse("clip", (), self.clip, "None for input = 'logits'")
+        z = column(x).astype(np.float64, copy=False)
+        check("X", z, np.isnan(z) | (z == np.inf), "a logit: not NaN, not inf")
+        if z.ndim == 2 and (gone := np.isneginf(z).all(1)).any():
+            refuse("X", (int(gone.argmax()),), "-inf in every class", "a class that is possible")
+        return z
+
+    def _encode(self, y: Any, z: Floats) -> NDArray[np.int64]:
+        """The columns of the labels y; sets ``classes_``."""
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None")
+        y = arrays.values("y", y)
+        if not isinstance(y, np.ndarray):
+            y = numbers("y", y)
+        y = column_or_1d(y, warn=True)
+        if y.shape != z.shape[:1]:
+            refuse_shape("y", y.shape, f"({z.shape[0]},)")
+        if y.dtype.kind == "f":
+            # Not NaN and whole; the words before the first colon are scikit-learn's.
+            check("Unknown label type: y", y, y != np.floor(y), "a class")
+        check_classification_targets(y)
+        columns = 2 if z.ndim == 1 else z.shape[1]
+        found, which = np.unique(y, return_inverse=True)
+        if found.size > columns:
+            raise ValueError(
+                f"y has {found.size} distinct labels: expected no more than {columns}, the classes "
+                f"that X of shape {z.shape} is about"
+            )
+        if found.size == columns:
+            self.classes_: NDArray[Any] = found
+            return np.asarray(which, dtype=np.int64)
+        if y.dtype.kind == "b":
+            self.classes_ = np.array([False, True])
+            return np.asarray(y, dtype=np.int64)
+        expected = f"a class from 0 to {columns - 1}, since y has {found.size} labels of {columns}"
+        if y.dtype.kind not in "iuf":
+            refuse("y", (0,), repr(y[0]), expected)
+        check("y", y, (y < 0) | (y >= columns), expected)
+        self.classes_ = np.arange(columns)
+        return np.asarray(y, dtype=np.int64)
 
     def _fit(self, z: Floats, y: NDArray[np.int64], w: Floats) -> None:
         raise NotImplementedError
 
     def _probabilities(self, z: Floats) -> Floats:
         raise NotImplementedError
+
+    def _log_probabilities(self, z: Floats) -> Floats:
+        raise NotImplementedError
+
+    def _finite(self, z: Floats) -> None:
+        """Refuse what a straight line of the logits cannot be fitted to."""
+        if self.input == "logits":
+            check("X", z, ~np.isfinite(z), "a finite logit")
+        # Of the logits of probabilities only those of 0 and 1 are infinite.
+        p = np.exp(np.minimum(z, 0.0))
+        check("X", p, ~np.isfinite(z), f"a probability above 0 and below 1, {_CLIP}")
+
+    def _complete(self, y: NDArray[np.int64], w: Floats) -> None:
+        missing = np.bincount(y, w, self.classes_.size) == 0
+        if missing.any():
+            label = self.classes_[int(missing.argmax())]
+            raise ValueError(
+                f"y has no example of class {label}: expected some of each of the "
+                f"{self.classes_.size}, since one class alone, or a missing one, cannot be fitted"
+            )
+
+
+# What to do about probabilities of 0.
+_CLIP = "or clip=1e-6, say, to let none be smaller"
+
+
+def _of_probabilities(x: Floats, clip: float | None) -> Floats:
+    p = probabilities("X", x).astype(np.float64, copy=False)
+    if clip is not None:
+        most = 1.0 / max(p.shape[1:], default=2)
+        least = number("clip", clip, lambda c: 0 < c < most, f"None, or between 0 and {most:.3g}")
+        if p.ndim == 1:
+            p = p.clip(least, 1.0 - least)
+        else:
+            p = np.maximum(p, least)
+            p = p / p.sum(1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        z: Floats = np.log(p) if p.ndim == 2 else np.log(p) - np.log1p(-p)
+    return z
 
 
 class TemperatureScaling(_Calibrator):
@@ -110,12 +211,16 @@ class TemperatureScaling(_Calibrator):
 
     Args:
         input: "logits" or "probs" (whose logarithms are taken), keyword only.
+        clip: with "probs", what counts as the least probability, such as 1e-6: smaller ones are
+            raised to it, and the rows divided by their sums; of one number p, 1 - p likewise. None
+            leaves a probability of 0, which no temperature can mend if it comes.
 
     Attributes:
+        classes_: the labels of the columns.
         temperature_: T, always positive.
         bracket_: two values of beta around 1 / T.
-        derivative_: the derivative of the mean log score by beta at these, the first negative and
-            the second at least 0, unless ``at_bound_``.
+        derivative_: the derivative of the mean log score with respect to beta at these, the first
+            negative and the second at least 0, unless ``at_bound_``.
         converged_: whether the bracket holds the minimum; false only with ``at_bound_``.
         at_bound_: whether no minimum exists at a positive and finite beta.
         status_: "optimal"; "separable": every logit of the true class is greatest in its row, and
@@ -123,8 +228,14 @@ class TemperatureScaling(_Calibrator):
             distribution. T is then 1e-4 or 1e4 times the widest difference of a row's logits.
 
     Raises:
-        ValueError: as for :func:`celib.calibration.calibration_error`, or a true class has
-            probability 0 (a logit of ``-inf``), which no temperature can mend.
+        TypeError: X, y or the weights are of a type or dtype that :mod:`celib.arguments` refuses.
+        ValueError: as for :func:`celib.calibration.calibration_error`; a true class has probability
+            0 (a logit of ``-inf``), which no temperature can mend; or the labels are not such as
+            the columns allow.
+
+    Warns:
+        UserWarning: with ``input="logits"``, if every value of X lies in [0, 1], as the
+            ``predict_proba`` of a classifier does.
 
     Source: Guo et al. (2017), arXiv:1706.04599.
 
@@ -149,7 +260,9 @@ class TemperatureScaling(_Calibrator):
         lost = np.isnan(rest).any(1) | (rest == np.inf).any(1)
         if lost.any():
             row = int(lost.argmax())
-            raise ValueError(f"y[{row}] = {y[row]} has probability 0 in X[{row}]")
+            remedy = f", {_CLIP}" if self.input == "probs" else ""
+            expected = f"a class that X[{row}] gives a probability above 0{remedy}"
+            refuse("y", (row,), self.classes_[y[row]], expected)
         # A class that is masked out has no share at any temperature.
         allowed = np.isfinite(rest)
         gap = np.where(allowed, rest, 0.0)
@@ -208,6 +321,12 @@ class TemperatureScaling(_Calibrator):
         result: Floats = softmax(z / self.temperature_, axis=1)
         return result
 
+    def _log_probabilities(self, z: Floats) -> Floats:
+        if z.ndim == 1:
+            return _log_both(z / self.temperature_)
+        result: Floats = log_softmax(z / self.temperature_, axis=1)
+        return result
+
 
 class VectorScaling(_Calibrator):
     r"""A factor and an offset for each class, :math:`\mathrm{softmax}(a \odot z + b)`.
@@ -216,21 +335,27 @@ class VectorScaling(_Calibrator):
     are the logits (0, z) of two classes. The factors see what softmax does not: with logits that
     differ by a constant of each row, such as log-probabilities, it is another model.
 
+    With ``l2``, :math:`\frac{\lambda}{2} (\lVert a - 1 \rVert^2 + \lVert b \rVert^2)` is added to
+    the sum (not the mean) of the log scores. The result is then the most probable one after these
+    examples if before them every factor is normal around 1, every offset around 0, and all with
+    variance :math:`1 / \lambda`: without a penalty the logits are free, and with a large one they
+    stay as they are.
+
     Args:
-        input: "logits" or "probs" (whose logarithms are taken), keyword only.
+        input, clip: as for :class:`TemperatureScaling`.
+        l2: :math:`\lambda`, at least 0.
 
     Attributes:
         scale_: a, shape (C).
         offset_: b, shape (C).
-        gradient_: the greatest absolute derivative of the mean log score at the result, by a times
-            the spread of the logits and by b.
+        gradient_: the greatest absolute derivative of the objective, divided by the total weight,
+            at the result, with respect to a times the spread of the logits and to b.
         converged_: whether that is below 1e-6.
         at_bound_: whether the examples are separated, so that no maximum exists: the mean log
-            score at the result is below 1e-6.
+            score at the result is below 1e-6, and there is no penalty.
 
-    Raises:
-        ValueError: as for :class:`TemperatureScaling`, a class has no example in y, or a logit is
-            not finite.
+    Raises, Warns: as for :class:`TemperatureScaling`; ValueError also if a logit is not finite, or
+        if without a penalty a class has no example in y.
 
     Source: Guo et al. (2017), arXiv:1706.04599.
 
@@ -241,12 +366,22 @@ class VectorScaling(_Calibrator):
         >>> fit = VectorScaling().fit(z * [1, 2, 5], y)
         >>> [round(a, 1) for a in fit.scale_.tolist()], fit.converged_
         ([1.0, 0.5, 0.2], True)
+        >>> VectorScaling(l2=1e9).fit(z * [1, 2, 5], y).scale_.round(3).tolist()
+        [1.0, 1.0, 1.0]
     """
 
+    def __init__(
+        self, *, input: str = "logits", clip: float | None = None, l2: float = 0.0
+    ) -> None:
+        super().__init__(input=input, clip=clip)
+        self.l2 = l2
+
     def _fit(self, z: Floats, y: NDArray[np.int64], w: Floats) -> None:
+        penalty = float(non_negative("l2", self.l2)) / float(w.sum())
+        self._finite(z)
         z = _two(z)
-        _finite(z)
-        _complete(y, w, z.shape[1])
+        if not penalty:
+            self._complete(y, w)
         n, c = z.shape
         share = w / w.sum()
         spread = float(z.std()) or 1.0
@@ -260,7 +395,10 @@ class VectorScaling(_Calibrator):
             lse = logsumexp(logits, axis=1)
             residual = share[:, None] * (np.exp(logits - lse[:, None]) - hot)
             value = float(share @ (lse - (logits * hot).sum(1)))
-            return value, np.concatenate([(residual * x).sum(0), residual.sum(0)])
+            gradient = np.concatenate([(residual * x).sum(0), residual.sum(0)])
+            away = np.concatenate([a / spread - 1.0, b])
+            value += penalty / 2 * float(away @ away)
+            return value, gradient + penalty * away / np.repeat([spread, 1.0], c)
 
         start = np.concatenate([np.full(c, spread), np.zeros(c)])
         options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-15, "gtol": 1e-9}
@@ -271,21 +409,30 @@ class VectorScaling(_Calibrator):
         value, gradient = objective(found.x)
         self.gradient_ = float(np.abs(gradient).max())
         self.converged_ = self.gradient_ < 1e-6
-        self.at_bound_ = value < 1e-6
+        self.at_bound_ = value < 1e-6 and not penalty
 
     def _probabilities(self, z: Floats) -> Floats:
-        result: Floats = softmax(self.scale_ * _two(z) + self.offset_, axis=1)
+        result: Floats = softmax(self._scaled(z), axis=1)
         return result
+
+    def _log_probabilities(self, z: Floats) -> Floats:
+        result: Floats = log_softmax(self._scaled(z), axis=1)
+        return result
+
+    def _scaled(self, z: Floats) -> Floats:
+        self._finite(z)
+        scaled: Floats = self.scale_ * _two(z) + self.offset_
+        return scaled
 
 
 class PlattScaling(_Calibrator):
     r"""A logistic curve of the log-odds, :math:`\sigma(a z + b)`.
 
-    For C classes, one curve a class, of its log-odds against the rest, and the C results divided by
-    their sum.
+    For C classes, one curve for each class, of its log-odds against the rest, and the C results
+    divided by their sum.
 
     Args:
-        input: "logits" or "probs", keyword only.
+        input, clip: as for :class:`TemperatureScaling`.
         prior: whether the targets are Platt's :math:`(N_+ + 1) / (N_+ + 2)` and
             :math:`1 / (N_- + 2)`, as in scikit-learn, instead of 1 and 0. They keep a and b finite
             where the classes are separated.
@@ -296,8 +443,8 @@ class PlattScaling(_Calibrator):
         gradient_: the greatest absolute derivative of the mean log scores at the result.
         converged_: whether that is below 1e-8.
 
-    Raises:
-        ValueError: as for :class:`VectorScaling`; or without ``prior`` the classes are separated.
+    Raises, Warns: as for :class:`VectorScaling` without a penalty; ValueError also if without
+        ``prior`` the classes are separated.
 
     Source: Platt (1999), Advances in Large Margin Classifiers; Lin, Lin and Weng (2007),
         doi:10.1007/s10994-007-5018-6.
@@ -308,13 +455,15 @@ class PlattScaling(_Calibrator):
         [0.2062, 0.5, 0.7938]
     """
 
-    def __init__(self, *, input: str = "logits", prior: bool = True) -> None:
-        super().__init__(input=input)
+    def __init__(
+        self, *, input: str = "logits", clip: float | None = None, prior: bool = True
+    ) -> None:
+        super().__init__(input=input, clip=clip)
         self.prior = prior
 
     def _fit(self, z: Floats, y: NDArray[np.int64], w: Floats) -> None:
-        _finite(z)
-        _complete(y, w, self.classes_.size)
+        self._finite(z)
+        self._complete(y, w)
         odds = _log_odds(z)
         first = self.classes_.size - odds.shape[1]
         curves = [self._curve(odds[:, k], y == first + k, w) for k in range(odds.shape[1])]
@@ -332,7 +481,7 @@ class PlattScaling(_Calibrator):
             one, zero = z[hit & (w > 0)], z[~hit & (w > 0)]
             apart = one.min() >= zero.max() or one.max() <= zero.min()
             if apart and np.ptp(z) > 0:
-                raise ValueError("y is separated by X: no maximum exists without prior")
+                raise ValueError("y is separated by X: expected prior = True, or classes that mix")
         spread = float(z.std()) or 1.0
         design = np.stack([z / spread, np.ones_like(z)], axis=1)
         share = w / w.sum()
@@ -357,13 +506,23 @@ class PlattScaling(_Calibrator):
         return float(v[0]) / spread, float(v[1]), float(np.abs(gradient).max())
 
     def _probabilities(self, z: Floats) -> Floats:
-        _finite(z)
-        t = self.slope_ * _log_odds(z) + self.offset_
+        t = self._curves(z)
         if t.shape[1] == 1:
             return _both(t[:, 0])
-        log_p = -np.logaddexp(0.0, -t)
-        result: Floats = softmax(log_p, axis=1)
+        result: Floats = softmax(log_expit(t), axis=1)
         return result
+
+    def _log_probabilities(self, z: Floats) -> Floats:
+        t = self._curves(z)
+        if t.shape[1] == 1:
+            return _log_both(t[:, 0])
+        result: Floats = log_softmax(log_expit(t), axis=1)
+        return result
+
+    def _curves(self, z: Floats) -> Floats:
+        self._finite(z)
+        curves: Floats = self.slope_ * _log_odds(z) + self.offset_
+        return curves
 
 
 class IsotonicCalibration(_Calibrator):
@@ -374,13 +533,14 @@ class IsotonicCalibration(_Calibrator):
     results divided by their sum; where all of them are 0 the result is uniform.
 
     Args:
-        input: "logits" or "probs", keyword only.
+        input, clip: as for :class:`TemperatureScaling`; probabilities of 0 need no ``clip`` here.
 
     Attributes:
+        classes_: the labels of the columns.
         regressions_: the fitted ``IsotonicRegression``: one for two classes, C for more.
 
-    Raises:
-        ValueError: as for :class:`TemperatureScaling`, or a class has no example in y.
+    Raises, Warns: as for :class:`TemperatureScaling`; ValueError also if a class has no example in
+        y.
 
     Source: Zadrozny and Elkan (2002), doi:10.1145/775047.775151.
 
@@ -391,14 +551,13 @@ class IsotonicCalibration(_Calibrator):
     """
 
     def _fit(self, z: Floats, y: NDArray[np.int64], w: Floats) -> None:
-        _complete(y, w, self.classes_.size)
-        p = _plain(z)
+        self._complete(y, w)
+        p = _plain(z)[w > 0]
+        y, w = y[w > 0], w[w > 0]
         first = self.classes_.size - p.shape[1]
+        levels = [Levels.of(one, w) for one in p.T]
         self.regressions_ = [
-            IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
-                p[:, k], y == first + k, sample_weight=w
-            )
-            for k in range(p.shape[1])
+            one.regression(one.sums(w * (y == first + k))) for k, one in enumerate(levels)
         ]
 
     def _probabilities(self, z: Floats) -> Floats:
@@ -411,9 +570,18 @@ class IsotonicCalibration(_Calibrator):
         result /= result.sum(1, keepdims=True)
         return result
 
+    def _log_probabilities(self, z: Floats) -> Floats:
+        with np.errstate(divide="ignore"):
+            result: Floats = np.log(self._probabilities(z))
+        return result
+
 
 def _both(t: Floats) -> Floats:
     return np.stack([expit(-t), expit(t)], axis=1)
+
+
+def _log_both(t: Floats) -> Floats:
+    return np.stack([log_expit(-t), log_expit(t)], axis=1)
 
 
 def _two(z: Floats) -> Floats:
@@ -436,17 +604,3 @@ def _log_odds(z: Floats) -> Floats:
         return z[:, 1:] - z[:, :1]
     columns = [z[:, k] - logsumexp(np.delete(z, k, axis=1), axis=1) for k in range(z.shape[1])]
     return np.stack(columns, axis=1)
-
-
-def _finite(z: Floats) -> None:
-    if (wrong := ~np.isfinite(z)).any():
-        refuse("X", z, wrong, "a finite logit, or a probability above 0 and below 1")
-
-
-def _complete(y: NDArray[np.int64], w: Floats, classes: int) -> None:
-    missing = np.bincount(y, w, classes) == 0
-    if missing.any():
-        raise ValueError(
-            f"y has no example of class {int(missing.argmax())}, expected the classes 0 to "
-            f"{classes - 1}: one class alone, or a missing one, cannot be fitted"
-        )

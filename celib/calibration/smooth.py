@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.fft import dct
 from scipy.optimize import brentq
 
-from celib.calibration.error import events
-from celib.scoring import weights
+from celib.arguments.errors import integer, positive
+from celib.arguments.samples import named_as_scikit_learn
+from celib.calibration import null
+from celib.calibration.bins import WP, W, bin_edges, table
+from celib.calibration.inputs import Floats, events
+from celib.calibration.results import Result
 
 # The grid is doubled until the bandwidth spans this many of its steps: the error of rounding the
 # forecasts to it is then about four parts in a million of the variance of the kernel.
@@ -18,17 +22,29 @@ _STEPS = 200
 _COARSEST, _FINEST = 2**11, 2**18
 
 
-@dataclass(frozen=True)
-class SmoothECE:
-    """A smooth calibration error and the bandwidth that belongs to it."""
+# For the null a per cent or so is enough.
+_STEPS_OF_NULL, _FINEST_OF_NULL = 8, 2**14
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothECE(Result):
+    """A smooth calibration error, a float, with the bandwidth that belongs to it and its null.
+
+    Attributes:
+        value: the error, as a plain float.
+        bandwidth: the standard deviation of the kernel.
+        null_mean, null_q95: mean and 95 % point of the error of forecasts that are calibrated, with
+            these forecasts and labels drawn from them, each with its own automatic bandwidth. A
+            value below ``null_q95`` is no evidence of miscalibration. NaN with ``resamples=0``.
+    """
 
     value: float
     bandwidth: float
+    null_mean: float
+    null_q95: float
 
-    def __float__(self) -> float:
-        return self.value
 
-
+@named_as_scikit_learn
 def smooth_ece(
     y_true: ArrayLike,
     y_prob: ArrayLike | None = None,
@@ -37,6 +53,8 @@ def smooth_ece(
     kind: str | None = None,
     bandwidth: float | None = None,
     sample_weight: ArrayLike | None = None,
+    resamples: int = 100,
+    seed: int = 0,
 ) -> SmoothECE:
     r"""Mean absolute residual after smoothing (equation ``eq-smooth-ece``).
 
@@ -51,14 +69,17 @@ def smooth_ece(
         y_true, y_prob, logits, kind, sample_weight: as for
             :func:`celib.calibration.calibration_error`; ``kind`` is "binary" or "confidence".
         bandwidth: s, greater than 0; None for the automatic one.
+        resamples: how often to draw labels from the forecasts for the null; 0 for none. Beyond 2^15
+            predictions the residuals are drawn for each point of the grid, from the distribution of
+            their sum, so that the cost of a draw does not grow with their number.
+        seed: of these draws.
 
     Returns:
-        A :class:`SmoothECE`, which ``float`` turns into its value. Both are 0 where the residuals
-        are.
+        A :class:`SmoothECE`. Its value and bandwidth are 0 where the residuals are.
 
     Raises:
-        ValueError: as for :func:`celib.calibration.calibration_error`, or the bandwidth is not
-            positive.
+        TypeError, ValueError, Warns: as for :func:`celib.calibration.calibration_error`; ValueError
+            also if the bandwidth is not positive.
 
     Source: Błasiok and Nakkiran (2024), arXiv:2309.12236.
 
@@ -70,44 +91,99 @@ def smooth_ece(
         >>> [round(float(smooth_ece(y, p)), 2) for p in pairs]
         [0.0, 0.0]
     """
-    if bandwidth is not None and not 0 < bandwidth < np.inf:
-        raise ValueError(f"bandwidth = {bandwidth}, expected a number greater than 0")
-    p, hit = events(y_true, y_prob, logits, kind)
+    if bandwidth is not None:
+        bandwidth = float(positive("bandwidth", bandwidth))
+    resamples = integer("resamples", resamples, lambda n: n >= 0, "a whole number from 0 on")
+    p, hit, w = events(y_true, y_prob, logits, kind, sample_weight)
     p = p.astype(np.float64, copy=False)
-    w = weights(sample_weight, p.size)
     share = np.full(p.size, 1.0 / p.size) if w is None else w / w.sum()
-    residual = share * (hit - p)
+    value, width = _error(p, share * (hit - p), bandwidth)
+    null_mean = null_q95 = np.nan
+    if resamples:
+        rng = np.random.default_rng(seed)
+        null_mean, null_q95 = null.summary(_null(rng, p, w, share, bandwidth, resamples))
+    return SmoothECE(value, width, null_mean, null_q95)
+
+
+def _error(p: Floats, residual: Floats, bandwidth: float | None) -> tuple[float, float]:
+    """The error and its bandwidth."""
     if not residual.any():
-        return SmoothECE(0.0, bandwidth or 0.0)
+        return 0.0, bandwidth or 0.0
     steps = _COARSEST
     while True:
         modes = _cosines(p, residual, steps)
         width = bandwidth or _automatic(modes)
         if width * steps >= _STEPS or steps >= _FINEST:
-            return SmoothECE(_smoothed(modes, width), float(width))
+            return _smoothed(modes, width), float(width)
         steps = min(_FINEST, max(2 * steps, 2 ** int(np.ceil(np.log2(_STEPS / max(width, 1e-9))))))
 
 
-def _cosines(p: NDArray[np.float64], mass: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+def _null(
+    rng: np.random.Generator,
+    p: Floats,
+    w: Floats | None,
+    share: Floats,
+    bandwidth: float | None,
+    resamples: int,
+) -> Floats:
+    """Errors for labels drawn from the forecasts."""
+    found = np.zeros(resamples)
+    variance = float((share**2 * p * (1.0 - p)).sum())
+    if variance == 0.0:
+        return found
+    # The automatic bandwidth of white noise on [0, 1] of this variance.
+    width = bandwidth or (0.18 * variance) ** (1 / 3)
+    steps = int(np.clip(2.0 ** np.ceil(np.log2(_STEPS_OF_NULL / width)), 2**9, _FINEST_OF_NULL))
+    if p.size <= null.DRAWN:
+        for r in range(resamples):
+            residual = share * ((rng.random(p.size) < p) - p)
+            found[r] = _roughly(_cosines(p, residual, steps), width, bandwidth is None)
+        return found
+    # Forecasts between two points of the grid are as good as equal: they share their residual.
+    cells = table(p, np.zeros(p.size, dtype=np.bool_), w, bin_edges(p, steps, "uniform", None))
+    total = cells.sum(1)
+    drawn = (null.from_sums(rng, cells, resamples) - total[:, WP]) / total[:, W].sum()
+    for r in range(resamples):
+        nodes = (np.pad(drawn[r], (0, 1)) + np.pad(drawn[r], (1, 0))) / 2
+        found[r] = _roughly(_modes(nodes), width, bandwidth is None)
+    return found
+
+
+def _roughly(modes: Floats, width: float, automatic: bool) -> float:
+    """The error of residuals without structure, for which it falls as the root of the width."""
+    for _ in range(30):
+        value = _smoothed(modes, width)
+        if not automatic or abs(value - width) <= 1e-3 * width or value < 1e-12:
+            break
+        # The width that the error would be equal to, if it fell like that.
+        width = min(max(value**2 * width, 1e-36) ** (1 / 3), 1.0)
+    return value
+
+
+def _cosines(p: Floats, mass: Floats, steps: int) -> Floats:
     """Cosine coefficients of the masses, shared by the two nodes beside each p."""
     place = p * steps
     left = np.minimum(place.astype(np.int64), steps - 1)
     share = place - left
     nodes = np.bincount(left, mass * (1.0 - share), steps + 1)
-    nodes = nodes + np.bincount(left + 1, mass * share, steps + 1)
-    ends = np.zeros(steps + 1)
+    return _modes(nodes + np.bincount(left + 1, mass * share, steps + 1))
+
+
+def _modes(nodes: Floats) -> Floats:
+    """Cosine coefficients of the masses at equally spaced points from 0 to 1."""
+    ends = np.zeros(nodes.size)
     ends[[0, -1]] = nodes[[0, -1]]
-    result: NDArray[np.float64] = dct((nodes + ends) / 2.0, type=1)
+    result: Floats = dct((nodes + ends) / 2.0, type=1)
     return result
 
 
-def _smoothed(modes: NDArray[np.float64], width: float) -> float:
+def _smoothed(modes: Floats, width: float) -> float:
     frequency = np.pi * np.arange(modes.size) * width
     density = np.abs(dct(modes * np.exp(-0.5 * np.minimum(frequency, 40.0) ** 2), type=1))
     return float((density.sum() - 0.5 * (density[0] + density[-1])) / (modes.size - 1))
 
 
-def _automatic(modes: NDArray[np.float64]) -> float:
+def _automatic(modes: Floats) -> float:
     # The value at width 1 is at most 1, and at width 0 it is at least 0.
     if _smoothed(modes, 1.0) >= 1.0:
         return 1.0

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from celib.kernels.derivatives import surprise_of, times
+from celib.derivatives import surprise_of, times
 
 
 class Options(NamedTuple):
@@ -45,12 +45,17 @@ def logits(x: Tensor, o: Options) -> Tensor:
     return z
 
 
-def lookup(target: Tensor, classes: int, o: Options) -> tuple[Tensor, Tensor, Tensor]:
+def lookup(target: Tensor, classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
     """Classes that can be looked up, which rows count, and which have no such class."""
     y = target.long()
-    kept = y != o.ignore_index
+    kept = y != ignore_index
     wrong = kept & ((y < 0) | (y >= classes))
     return torch.where(kept & ~wrong, y, 0), kept, wrong
+
+
+def weight_of(y: Tensor, w: Tensor) -> Tensor:
+    """The weight of each class y: w[y], which vmap does not take where y is one number."""
+    return w.expand(*y.shape, w.shape[0]).gather(-1, y[..., None])[..., 0]
 
 
 def reference(
@@ -75,7 +80,7 @@ def reference(
         y, kept = q.argmax(-1), torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
         wrong = ~kept
     else:
-        y, kept, wrong = lookup(target, x.shape[-1], o)
+        y, kept, wrong = lookup(target, x.shape[-1], o.ignore_index)
     z = logits(torch.where(kept[..., None], x, 0.0), o)
     surprise = surprise_of(z)
     lse = torch.where(kept, log_sum(z, surprise), 0.0)
@@ -83,7 +88,7 @@ def reference(
         share = q if w is None else q * w
         loss, share = times(share, surprise).sum(-1), share.sum(-1)
     else:
-        share = torch.where(kept, 1.0 if w is None else w[y], 0.0).to(z.dtype)
+        share = torch.where(kept, 1.0 if w is None else weight_of(y, w), 0.0).to(z.dtype)
         loss = times(share, surprise.gather(-1, y[..., None])[..., 0])
     if o.label_smoothing > 0:
         allowed = (z > -math.inf).to(z.dtype)

@@ -11,11 +11,13 @@ the loss of each row. Sums over chunks are kept in float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
+from torch.utils.flop_counter import register_flop_formula
 
 from celib.kernels import with_aten
 from celib.kernels.family import Options, logits, lookup, reference
@@ -123,8 +125,8 @@ def linear_cross_entropy(
 
 @linear_cross_entropy.register_fake
 def _(x: Tensor, matrix: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    want_x, want_matrix, want_bias = others[-3:]
-    n, (classes, d) = len(x), matrix.shape
+    want_x, want_matrix, want_bias = map(int, others[-3:])  # torch 2.5 multiplies no SymInt by True
+    n, (classes, d) = x.shape[0], matrix.shape  # len would be a constant of what is exported
     wide = torch.promote_types(x.dtype, torch.float32)
     return (
         x.new_empty((), dtype=wide),
@@ -178,7 +180,7 @@ def linear_cross_entropy_by_class(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, lse, whether the target is a likeliest class, and the six numbers, of each row."""
     o = Options(ignore_index, label_smoothing, z_loss, softcap, scale)
-    y, kept, wrong = lookup(target, len(matrix), o)
+    y, kept, wrong = lookup(target, len(matrix), o.ignore_index)
     wide = torch.promote_types(x.dtype, torch.float32)
     w = None if weight is None else weight.to(wide)
     m, z_y = x.new_full((2, len(x)), -math.inf, dtype=wide)
@@ -223,7 +225,7 @@ def linear_cross_entropy_by_class_backward(
     columns: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     o = Options(ignore_index, label_smoothing, z_loss, softcap, scale)
-    y, kept, _ = lookup(target, len(matrix), o)
+    y, kept, _ = lookup(target, len(matrix), o.ignore_index)
     wide = numbers.dtype
     w = None if weight is None else weight.to(wide)
     dx = torch.zeros_like(x, dtype=wide)
@@ -270,6 +272,27 @@ def _backward_each(ctx: Any, g_loss: Tensor, g_lse: Tensor, *others: Any) -> tup
 linear_cross_entropy_by_class.register_autograd(_backward_each, setup_context=_setup_each)
 
 
+def _products(number: int, x: Sequence[int], matrix: Sequence[int]) -> int:
+    return 2 * number * x[0] * x[1] * matrix[0]
+
+
+# What FlopCounterMode counts, as of any layer: the matrix products.
+@register_flop_formula(torch.ops.celib.linear_cross_entropy)
+def _flops(x: Sequence[int], matrix: Sequence[int], *others: Any, **_: Any) -> int:
+    want_x, want_matrix, _want_bias = others[-3:]
+    return _products(1 + want_x + want_matrix, x, matrix)
+
+
+@register_flop_formula(torch.ops.celib.linear_cross_entropy_by_class)
+def _flops_each(x: Sequence[int], matrix: Sequence[int], *_: Any, **__: Any) -> int:
+    return _products(1, x, matrix)
+
+
+@register_flop_formula(torch.ops.celib.linear_cross_entropy_by_class_backward)
+def _flops_each_backward(x: Sequence[int], matrix: Sequence[int], *_: Any, **__: Any) -> int:
+    return _products(3, x, matrix)
+
+
 def _reference(
     x: Tensor,
     matrix: Tensor,
@@ -285,9 +308,14 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a b, the sum in the dtype of total, whatever that of a and b."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
-    elif total.is_cuda and torch.cuda.get_device_capability(total.device) >= (8, 0):
+    elif (
+        total.is_cuda
+        and torch.cuda.get_device_capability(total.device) >= (8, 0)
+        and hasattr(torch.ops.aten.addmm, "dtype_out")  # since torch 2.8
+    ):
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
+        # The factors are widened, not the product: a @ b would be rounded to their dtype.
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 

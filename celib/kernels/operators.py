@@ -7,7 +7,6 @@ computes exp(z - M) / S again from the logits, so that nothing of their size is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -60,8 +59,6 @@ def using(module: ModuleType) -> Iterator[None]:
 
 
 _chosen: ModuleType | None = None
-# Of the threads of torch's OpenMP nothing is left in a process that is forked off.
-PROCESS = os.getpid()
 
 
 def _volta(x: Tensor) -> bool:

@@ -9,14 +9,18 @@ the weight of the target; the number of classes that are not masked out.
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from celib.kernels.derivatives import times
+from celib.derivatives import times
 from celib.kernels.family import Options, logits, lookup
 
+# The process at import. The threads of torch's OpenMP do not survive a fork, so that a child must
+# not use them. Kept here, because with_numba may first be imported in the child.
+PROCESS = os.getpid()
 # Of a block, for each thread: a smaller one pays more for calls, a larger one for memory.
 BLOCK_BYTES = 2**21
 LARGE_BYTES = 2**22
@@ -54,7 +58,7 @@ def backward(
         if target.is_floating_point():
             out[i] = gradient_soft(target[i].to(z.dtype), *arguments)
         else:
-            y, kept, _ = lookup(target[i], z.shape[-1], o)
+            y, kept, _ = lookup(target[i], z.shape[-1], o.ignore_index)
             out[i] = gradient_hard(y, kept, kept, *arguments)
 
 
@@ -126,7 +130,7 @@ def hard(
     z: Tensor, target: Tensor, w: Tensor | None, o: Options
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows of logits whose targets are classes."""
-    y, kept, wrong = lookup(target, z.shape[-1], o)
+    y, kept, wrong = lookup(target, z.shape[-1], o.ignore_index)
     z_y = z.gather(-1, y[:, None])[:, 0]
     m, s, spread = without(z.scatter(-1, y[:, None], -math.inf), w, o)
     share = torch.where(kept, 1.0 if w is None else w[y], 0.0).to(z.dtype)

@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celib.kernels.family import Options
-from celib.kernels.operators import PROCESS
-from celib.kernels.with_aten import blocks
+from celib.kernels.with_aten import PROCESS, blocks
 
 # Sums may be taken in any order, so that they are taken in vectors; NaN and inf keep their meaning.
 _SUMS = {"reassoc", "nsz", "contract"}

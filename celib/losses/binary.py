@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
+import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
-from celib.kernels.derivatives import Written, sigmoid, softplus, times
-from celib.losses.arguments import (
-    REDUCTIONS,
-    check,
+from celib.arguments.arrays import within
+from celib.arguments.errors import non_negative, number, one_of, refuse_shape
+from celib.arguments.tensors import (
     factors,
-    floating,
-    number,
-    one_of,
-    reduce,
+    for_arrays,
+    probabilities,
+    real,
     same_shape,
+    sample_weights,
     spoil,
+    tensors,
     wide,
 )
+from celib.derivatives import Written, applied, sigmoid, softplus, times
+from celib.losses.reduction import REDUCTIONS, reduce
 
 
+@for_arrays
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -31,6 +34,7 @@ def binary_cross_entropy_with_logits(
     *,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     r"""Surprise of a sigmoid at a yes or no (equation ``eq-bce``).
@@ -46,6 +50,8 @@ def binary_cross_entropy_with_logits(
         weight: factors w that broadcast to ``input``, finite and at least 0.
         reduction: "none", "mean" or "sum". The mean is over all elements, whatever the weights.
         pos_weight: factors v of the yes that broadcast to ``input``, finite and at least 0.
+        sample_weight: a factor for each element, of the shape of ``input``. A mean is then the
+            weighted one, which it is not with ``weight``.
         validate: whether to check the values of ``target`` and the weights.
 
     Returns:
@@ -62,23 +68,33 @@ def binary_cross_entropy_with_logits(
         [0.0, 0.0, inf]
         >>> binary_cross_entropy_with_logits(torch.tensor([3.0]), torch.tensor([5.0]))
         Traceback (most recent call last):
-        ValueError: target[0] = 5.0: expected a probability in [0, 1]
+        ValueError: target[0] = 5.0: expected a probability in [0, 1] within 8e-06
     """
     one_of("reduction", reduction, REDUCTIONS)
+    input, target, weight, pos_weight, sample_weight = tensors(
+        input=input,
+        target=target,
+        weight=weight,
+        pos_weight=pos_weight,
+        sample_weight=sample_weight,
+    )
     z, y, wrong = _binary("input", input, "target", target, validate)
     v = factors("pos_weight", pos_weight, z.shape, z.dtype, validate)
     w = factors("weight", weight, z.shape, z.dtype, validate)
+    each = sample_weights(sample_weight, z.shape, z.dtype, validate)
     loss = _binary_cross_entropy(z, y, v)
     loss = loss if w is None else times(w, loss)
-    return reduce(spoil(loss, wrong), reduction)
+    return reduce(spoil(loss, wrong), reduction, None, each)
 
 
+@for_arrays
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
     *,
     reduction: str = "mean",
+    sample_weight: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     r"""Mean over the labels of an example of the binary surprise (equation ``eq-multilabel``).
@@ -90,6 +106,7 @@ def multilabel_soft_margin_loss(
         target: the probability y of each label, in [0, 1], the shape of ``input``.
         weight: factors w that broadcast to ``input``, finite and at least 0.
         reduction: "none", "mean" or "sum", over examples.
+        sample_weight: a factor for each example, of the shape of ``input`` without C.
         validate: as for :func:`binary_cross_entropy_with_logits`.
 
     Returns:
@@ -104,16 +121,20 @@ def multilabel_soft_margin_loss(
         0.34657359028
     """
     one_of("reduction", reduction, REDUCTIONS)
-    floating("input", input)
+    input, target, weight, sample_weight = tensors(
+        input=input, target=target, weight=weight, sample_weight=sample_weight
+    )
     if input.ndim == 0:
-        raise ValueError("input has shape (): expected (..., C)")
+        refuse_shape("input", (), "(..., C)")
     z, y, wrong = _binary("input", input, "target", target, validate)
     w = factors("weight", weight, z.shape, z.dtype, validate)
+    each = sample_weights(sample_weight, z.shape[:-1], z.dtype, validate)
     loss = _binary_cross_entropy(z, y, None)
     loss = spoil(loss if w is None else times(w, loss), wrong)
-    return reduce(loss.sum(-1) / z.shape[-1], reduction)
+    return reduce(loss.sum(-1) / z.shape[-1], reduction, None, each)
 
 
+@for_arrays
 def sigmoid_focal_loss(
     inputs: Tensor,
     targets: Tensor,
@@ -121,6 +142,7 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     reduction: str = "none",
     *,
+    sample_weight: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     r"""Focal loss of yes or no, :math:`-\alpha_t (1 - p_t)^\gamma \log p_t`.
@@ -135,7 +157,9 @@ def sigmoid_focal_loss(
         alpha: the factor of yes, in [0, 1]; that of no is 1 - alpha. -1 for neither.
         gamma: at least 0.
         reduction: "none", "mean" or "sum".
-        validate: whether to check the values of ``targets``.
+        sample_weight: a factor for each element, of the shape of ``inputs``; a mean is then the
+            weighted one.
+        validate: whether to check the values of ``targets`` and the weights.
 
     Returns:
         A number, or with "none" the shape of ``inputs``.
@@ -153,13 +177,19 @@ def sigmoid_focal_loss(
         ['8.7565107627e-27', '-1.3134766144e-26']
     """
     one_of("reduction", reduction, REDUCTIONS)
-    number("alpha", alpha, 0 <= alpha <= 1 or alpha == -1, "a number in [0, 1], or -1")
-    number("gamma", gamma, 0 <= gamma < math.inf, "a finite number, at least 0")
+    alpha = number("alpha", alpha, lambda a: 0 <= a <= 1 or a == -1, "a number in [0, 1], or -1")
+    gamma = non_negative("gamma", gamma)
+    inputs, targets, sample_weight = tensors(
+        inputs=inputs, targets=targets, sample_weight=sample_weight
+    )
     x, t, wrong = _binary("inputs", inputs, "targets", targets, validate)
-    loss = _sigmoid_focal(x, t.detach(), gamma)
+    each = sample_weights(sample_weight, x.shape, x.dtype, validate)
+    # A target that is negative by rounding has no power.
+    t = within(xp, t.detach()) if validate else t.detach()
+    loss = _sigmoid_focal(x, t, gamma)
     if alpha >= 0:
-        loss = times(alpha * t.detach() + (1.0 - alpha) * (1.0 - t.detach()), loss)
-    return reduce(spoil(loss, wrong), reduction)
+        loss = times(alpha * t + (1.0 - alpha) * (1.0 - t), loss)
+    return reduce(spoil(loss, wrong), reduction, None, each)
 
 
 class _SigmoidFocal(Written):
@@ -171,10 +201,9 @@ class _SigmoidFocal(Written):
         return times(power, _binary_cross_entropy(x, t, None))
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+    def slope(x: Tensor, t: Tensor, gamma: float) -> Tensor:
         # With r = 1 - p_t and the cross-entropy L: r^gamma (L' + gamma L r' / r). Where r is below
         # the normal numbers, so is all of this, unless gamma is 0.
-        (x, t), (gamma,) = ctx.saved_tensors, ctx.constants
         yes, no = sigmoid(x), sigmoid(-x)
         r = (1.0 - t) * yes + t * no
         inside = r >= torch.finfo(x.dtype).tiny
@@ -183,10 +212,18 @@ class _SigmoidFocal(Written):
         rate = (1.0 - 2.0 * t) * yes * no / safe
         slope = (1.0 - t) * yes - t * no
         loss = _binary_cross_entropy(x, t, None)
-        return g * (power * (slope + gamma * times(rate, loss))), None, None
+        return power * (slope + gamma * times(rate, loss))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g * _SigmoidFocal.slope(*ctx.saved_tensors, *ctx.constants), None, None
+
+    @staticmethod
+    def tangent(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return tangent * _SigmoidFocal.slope(*ctx.saved_tensors, *ctx.constants)
 
 
-_sigmoid_focal: Callable[[Tensor, Tensor, float], Tensor] = _SigmoidFocal.apply
+_sigmoid_focal: Callable[[Tensor, Tensor, float], Tensor] = applied(_SigmoidFocal)
 
 
 def _binary_cross_entropy(z: Tensor, y: Tensor, v: Tensor | None) -> Tensor:
@@ -197,12 +234,8 @@ def _binary_cross_entropy(z: Tensor, y: Tensor, v: Tensor | None) -> Tensor:
 def _binary(
     name: str, input: Tensor, target_name: str, target: Tensor, validate: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    floating(name, input)
-    same_shape(target_name, target, name, input)
-    dtype = wide(input, target if target.is_floating_point() else None)
-    z, y = input.to(dtype), target.to(dtype)
-    if not validate:
-        return z, y, None
-    wrong = ~((y >= 0) & (y <= 1))
-    check(target_name, y, wrong, "a probability in [0, 1]")
-    return z, y, wrong
+    z, y = real(name, input), real(target_name, target)
+    same_shape(target_name, y, name, z)
+    wrong = probabilities(target_name, y, validate)
+    dtype = wide(z, y if target.is_floating_point() else None)
+    return z.to(dtype), y.to(dtype), wrong

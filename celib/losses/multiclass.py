@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from celib.kernels.derivatives import Written, one_minus_exp, surprise_of, times
-from celib.kernels.family import Options
-from celib.kernels.linear import loss_of_all, loss_of_each
-from celib.kernels.operators import needs_reference, rows
-from celib.losses.arguments import (
-    REDUCTIONS,
-    all_classes,
+from celib.arguments.arrays import readable
+from celib.arguments.errors import integer, non_negative, number, one_of
+from celib.arguments.tensors import (
     autocast,
-    can_check,
     class_weights,
-    classes,
     distributions,
-    indices,
+    for_arrays,
+    labels,
     layer,
     logits,
-    mean_of,
-    number,
-    one_of,
-    reduce,
+    positive,
+    real,
+    sample_weights,
     spoil,
-    tensor,
+    tensors,
     wide,
 )
+from celib.derivatives import Written, applied, one_minus_exp, surprise_of, times
+from celib.kernels.family import Options, lookup, weight_of
+from celib.kernels.linear import loss_of_all, loss_of_each
+from celib.kernels.operators import needs_reference, rows
+from celib.losses.reduction import REDUCTIONS, mean_of, reduce
+
+# A factor of the logits: a number, or a tensor of one, which may want a gradient.
+Scale = float | Tensor
 
 
 class CrossEntropy(NamedTuple):
@@ -42,6 +44,7 @@ class CrossEntropy(NamedTuple):
     correct: Tensor  #: whether no class is likelier than the target; bool
 
 
+@for_arrays
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -52,8 +55,9 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
-    scale: float = 1.0,
+    scale: Scale = 1.0,
     mean_over: str | None = None,
+    sample_weight: Tensor | None = None,
     inplace_backward: bool = False,
     return_statistics: bool = False,
     validate: bool = True,
@@ -67,8 +71,8 @@ def cross_entropy(
 
     One pass over the logits, and two for the gradient; nothing of their size is kept but they
     themselves. On a GPU by Triton, on a CPU by numba if that is installed and by blocks of torch's
-    operations if not: see :mod:`celib.kernels`. Derivatives of derivatives, by ``target`` or
-    ``weight``, and under ``torch.func`` take more; those of forward mode are not there.
+    operations if not: see :mod:`celib.kernels`. Derivatives of derivatives, with respect to
+    ``target`` or ``weight``, in forward mode, and under ``torch.func`` take more memory.
 
     Accuracy, for a target of one class that is the likeliest: within 4 ulp of the dtype of the
     loss, besides what the rounding of :math:`z_k - z_y` does; the gradient likewise, before it is
@@ -77,7 +81,7 @@ def cross_entropy(
     Args:
         input: logits in nats, shape (C), (N, C) or (N, C, d1, ...). They are left as they are.
             Rows that are not contiguous are copied once.
-        target: classes, integers of the shape of ``input`` without C; or probabilities, floats of
+        target: classes, whole numbers of the shape of ``input`` without C; or probabilities, of
             the shape of ``input``.
         weight: a factor for each class, shape (C), finite and at least 0.
         ignore_index: a class whose targets are left out: loss 0, gradient 0, whatever the row is.
@@ -85,11 +89,15 @@ def cross_entropy(
         label_smoothing: :math:`\varepsilon`, in [0, 1].
         z_loss: :math:`\lambda`, at least 0. No class weight applies to it.
         softcap: c > 0 for :math:`z = c \tanh(s x / c)` of inputs x; None for z = s x.
-        scale: s, positive: an inverse temperature.
+        scale: s, positive: an inverse temperature. A tensor of one number may want a gradient; the
+            logits are then multiplied first, which takes a matrix more.
         mean_over: what a mean divides by. "weight": the sum of the weights of the targets,
             :math:`\sum_k w_k q_k` before smoothing. "count": the number of targets that are not
             ignored. None: torch's way, which is "weight" for classes and "count" for
             probabilities, so that one-hot targets and the classes they stand for disagree.
+        sample_weight: a factor for each target, finite and at least 0, of the shape of the loss
+            with "none". It multiplies the loss of its target, and in a mean what that adds to the
+            divisor.
         inplace_backward: whether the gradient may replace the values of ``input``, which then must
             not be a leaf, nor be needed by anything else. The backward pass can run once.
         return_statistics: whether to return a :class:`CrossEntropy`, of which ``logsumexp`` and
@@ -115,28 +123,39 @@ def cross_entropy(
         >>> round(cross_entropy(z, torch.tensor([0]), label_smoothing=0.1).item(), 12)
         1.263261687518
     """
-    o = _options(ignore_index, reduction, label_smoothing, z_loss, softcap, scale, mean_over)
-    z, axis = logits(input), min(1, input.ndim - 1)
+    factor = positive("scale", scale)
+    number_of_scale = 1.0 if isinstance(factor, Tensor) else factor
+    o = _options(
+        ignore_index, reduction, label_smoothing, z_loss, softcap, number_of_scale, mean_over
+    )
+    input, target, weight, sample_weight = tensors(
+        input=input, target=target, weight=weight, sample_weight=sample_weight
+    )
+    z, axis = logits("input", input), min(1, input.ndim - 1)
     # A view shares the values of its base; a compiler does not know whether there is one.
     base = input if torch.compiler.is_compiling() or input._base is None else input._base
     if inplace_backward and base.is_leaf and base.requires_grad:
         raise ValueError("inplace_backward = True: input is a leaf, whose values would be lost")
+    if isinstance(factor, Tensor):
+        z = _scaled(z.to(wide(z)), factor)
     target, wrong = _targets(target, input.shape, axis, ignore_index, validate)
     z = z.to(torch.promote_types(z.dtype, target.dtype)) if target.dtype == torch.float64 else z
     count = z.shape[-1]
     w = class_weights(weight, count, wide(z), validate)
-    # The kernels want rows whose entries are neighbours: other layouts are copied.
+    # The kernels want rows whose entries are contiguous: other layouts are copied.
     x = z.reshape(-1, count)
     x = x if x.stride(-1) == 1 or count == 1 else x.contiguous()
     soft = target.is_floating_point()
     y = target.reshape(-1, count) if soft else target.reshape(-1)
     loss, lse, share, correct = rows(x, y, w, o, inplace_backward)
     share = _share(share, None if soft else y, mean_over, ignore_index)
-    loss, lse, correct = (a.view(z.shape[:-1]) for a in (loss, lse, correct))
-    loss = reduce(spoil(loss, wrong), reduction, share)
+    loss, lse, correct, share = (a.view(z.shape[:-1]) for a in (loss, lse, correct, share))
+    each = sample_weights(sample_weight, loss.shape, loss.dtype, validate)
+    loss = reduce(spoil(loss, wrong), reduction, share, each)
     return CrossEntropy(loss, lse, correct) if return_statistics else loss
 
 
+@for_arrays
 def linear_cross_entropy(
     input: Tensor,
     linear_weight: Tensor,
@@ -149,8 +168,9 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
-    scale: float = 1.0,
+    scale: Scale = 1.0,
     mean_over: str | None = None,
+    sample_weight: Tensor | None = None,
     chunk_size: int | None = None,
     return_statistics: bool = False,
     validate: bool = True,
@@ -172,7 +192,9 @@ def linear_cross_entropy(
         chunk_size: at least 1; None for a number that suits the device. The logits take
             chunk_size * C numbers, or chunk_size * N.
         weight, ignore_index, reduction, label_smoothing, z_loss, softcap, scale, mean_over,
-            return_statistics, validate: as for :func:`cross_entropy`.
+            sample_weight, return_statistics, validate: as for :func:`cross_entropy`. A scale that
+            is a tensor multiplies ``input`` and the bias, in their dtype; ``sample_weight`` takes
+            the way of "none". ``ignore_index=None`` is -100.
 
     Returns:
         As :func:`cross_entropy`, with "none" the shape of ``input`` without D. A derivative of the
@@ -189,32 +211,48 @@ def linear_cross_entropy(
         1.386294
     """
     ignore = -100 if ignore_index is None else ignore_index
-    o = _options(ignore, reduction, label_smoothing, z_loss, softcap, scale, mean_over)
-    rows_at_once = 1 if chunk_size is None else chunk_size
-    number("chunk_size", rows_at_once, rows_at_once > 0, "at least 1")
+    factor = positive("scale", scale)
+    number_of_scale = 1.0 if isinstance(factor, Tensor) else factor
+    o = _options(ignore, reduction, label_smoothing, z_loss, softcap, number_of_scale, mean_over)
+    if chunk_size is not None:
+        chunk_size = integer("chunk_size", chunk_size, lambda n: n > 0, "at least 1")
+    input, linear_weight, target, linear_bias, weight, sample_weight = tensors(
+        input=input,
+        linear_weight=linear_weight,
+        target=target,
+        linear_bias=linear_bias,
+        weight=weight,
+        sample_weight=sample_weight,
+    )
+    input, linear_weight = real("input", input), real("linear_weight", linear_weight)
+    linear_bias = None if linear_bias is None else real("linear_bias", linear_bias)
     layer(input, linear_weight, linear_bias)
-    count, axis = len(linear_weight), input.ndim - 1
-    shape = torch.Size((*input.shape[:-1], count))
+    count, axis = linear_weight.shape[0], input.ndim - 1
+    shape = (*input.shape[:-1], count)
     target, wrong = _targets(target, shape, axis, ignore, validate)
     w = class_weights(weight, count, wide(input), validate)
+    each = sample_weights(sample_weight, shape[:-1], wide(input), validate)
     soft = target.is_floating_point()
     y = target.reshape(-1, count) if soft else target.reshape(-1)
     x, matrix, bias = autocast(input.reshape(-1, input.shape[-1]), linear_weight, linear_bias)
-    labels = None if soft else y
+    if isinstance(factor, Tensor):
+        # A factor of the input is one of the logits, and the input is smaller.
+        x, bias = x * factor.to(x.dtype), None if bias is None else bias * factor.to(x.dtype)
+    labels_or_none = None if soft else y
     more = needs_reference(y, w)
-    if reduction != "none" and not return_statistics and not more:
+    if reduction != "none" and not return_statistics and not more and each is None:
         total, share = loss_of_all(x, matrix, bias, y, w, o, chunk_size)
         total = spoil(total, None if wrong is None else wrong.any())
-        share = _share(share, labels, mean_over, ignore)
+        share = _share(share, labels_or_none, mean_over, ignore)
         return total if reduction == "sum" else mean_of(total, share.sum())
     loss, lse, share, correct = (
         rows(torch.nn.functional.linear(x, matrix, bias), y, w, o)
         if soft or more
         else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
     )
-    share = _share(share, labels, mean_over, ignore)
-    loss, lse, correct = (a.view(shape[:-1]) for a in (loss, lse, correct))
-    loss = reduce(spoil(loss, wrong), reduction, share)
+    share = _share(share, labels_or_none, mean_over, ignore)
+    loss, lse, correct, share = (a.view(shape[:-1]) for a in (loss, lse, correct, share))
+    loss = reduce(spoil(loss, wrong), reduction, share, each)
     return CrossEntropy(loss, lse, correct) if return_statistics else loss
 
 
@@ -229,31 +267,45 @@ def _options(
 ) -> Options:
     one_of("reduction", reduction, REDUCTIONS)
     one_of("mean_over", mean_over, (None, "weight", "count"))
-    number("label_smoothing", label_smoothing, 0 <= label_smoothing <= 1, "a number in [0, 1]")
-    number("z_loss", z_loss, 0 <= z_loss < math.inf, "a finite number, at least 0")
-    cap = 0.0 if softcap is None else softcap
-    number("softcap", cap, softcap is None or 0 < cap < math.inf, "a positive number, or None")
-    number("scale", scale, 0 < scale < math.inf, "positive and finite")
-    return Options(ignore_index, label_smoothing, z_loss, cap, scale)
+    ignore_index = integer("ignore_index", ignore_index, lambda _: True, "an integer")
+    label_smoothing = number(
+        "label_smoothing", label_smoothing, lambda s: 0 <= s <= 1, "a number in [0, 1]"
+    )
+    z_loss = non_negative("z_loss", z_loss)
+    if softcap is not None:
+        softcap = number(
+            "softcap", softcap, lambda c: 0 < c < math.inf, "a positive number, or None"
+        )
+    return Options(ignore_index, label_smoothing, z_loss, softcap or 0.0, scale)
+
+
+def _scaled(z: Tensor, scale: Tensor) -> Tensor:
+    """Logits times a scale, whose gradient the classes that are masked out do not enter."""
+    # The inner `where` keeps 0 * inf out of the gradient.
+    fixed = z.isinf()
+    return torch.where(fixed, z, torch.where(fixed, 0.0, z) * scale)
 
 
 def _targets(
-    target: Tensor, shape: torch.Size, axis: int, ignore_index: int, validate: bool
+    target: Tensor, shape: Sequence[int], axis: int, ignore_index: int, validate: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Targets for a kernel, and what the kernel cannot see to be wrong.
 
     ``shape`` is that of the logits, with the classes at ``axis``. Classes stay as they are: a
     kernel poisons the row of one that does not exist.
     """
-    tensor("target", target)
-    if target.is_floating_point():
+    sites = (*shape[:axis], *shape[axis + 1 :])
+    # The shape says which they are, whatever the dtype: one-hot rows may be integers, and classes
+    # floating-point numbers.
+    if tuple(target.shape) == tuple(shape) or (
+        target.is_floating_point() and tuple(target.shape) != sites
+    ):
+        if not target.is_floating_point() and not target.is_complex():
+            target = target.to(torch.float32)
+        real("target", target)
         wrong = distributions(target, shape, axis, ignore_index, validate)
         return target.movedim(axis, -1), wrong
-    sites = torch.Size((*shape[:axis], *shape[axis + 1 :]))
-    indices(target, sites)
-    if validate and can_check(target) and not all_classes(target, shape[axis]):
-        classes(target, sites, shape[axis], ignore_index, validate)
-    return target, None
+    return labels(target, sites, shape[axis], ignore_index, validate), None
 
 
 def _share(
@@ -265,6 +317,7 @@ def _share(
     return torch.ones_like(share) if labels is None else (labels.long() != ignore_index).to(share)
 
 
+@for_arrays
 def focal_loss(
     input: Tensor,
     target: Tensor,
@@ -274,6 +327,7 @@ def focal_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     mean_over: str | None = None,
+    sample_weight: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     r"""Cross-entropy that cares less for what is nearly right.
@@ -287,9 +341,10 @@ def focal_loss(
 
     Args:
         input: logits in nats, shape (C), (N, C) or (N, C, d1, ...).
-        target: classes, integers of the shape of ``input`` without C.
+        target: classes, whole numbers of the shape of ``input`` without C.
         gamma: at least 0; 0 is :func:`cross_entropy`.
-        weight, ignore_index, reduction, mean_over, validate: as for :func:`cross_entropy`.
+        weight, ignore_index, reduction, mean_over, sample_weight, validate: as for
+            :func:`cross_entropy`.
 
     Returns:
         A number, or with "none" the shape of ``target``.
@@ -307,16 +362,21 @@ def focal_loss(
     """
     one_of("reduction", reduction, REDUCTIONS)
     one_of("mean_over", mean_over, (None, "weight", "count"))
-    number("gamma", gamma, 0 <= gamma < math.inf, "a finite number, at least 0")
+    gamma = non_negative("gamma", gamma)
+    input, target, weight, sample_weight = tensors(
+        input=input, target=target, weight=weight, sample_weight=sample_weight
+    )
     surprise, y, kept, wrong = _surprise_at(input, target, ignore_index, validate)
     w = class_weights(weight, input.shape[min(1, input.ndim - 1)], surprise.dtype, validate)
-    share = kept if w is None else torch.where(kept, w[y], 0.0)
+    each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
+    share = kept if w is None else torch.where(kept, weight_of(y, w), 0.0)
     loss = _focal(surprise, gamma)
     loss = torch.where(kept, loss if w is None else times(share, loss), 0.0)
     total = kept if mean_over == "count" else share
-    return reduce(spoil(loss, wrong), reduction, total)
+    return reduce(spoil(loss, wrong), reduction, total, each)
 
 
+@for_arrays
 def generalized_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -324,6 +384,7 @@ def generalized_cross_entropy(
     q: float = 0.7,
     ignore_index: int = -100,
     reduction: str = "mean",
+    sample_weight: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     r"""A bounded loss between cross-entropy and absolute error, :math:`(1 - p_y^q) / q`.
@@ -333,9 +394,9 @@ def generalized_cross_entropy(
 
     Args:
         input: logits in nats, shape (C), (N, C) or (N, C, d1, ...).
-        target: classes, integers of the shape of ``input`` without C.
+        target: classes, whole numbers of the shape of ``input`` without C.
         q: in (0, 1].
-        ignore_index, reduction, validate: as for :func:`cross_entropy`.
+        ignore_index, reduction, sample_weight, validate: as for :func:`cross_entropy`.
 
     Returns:
         A number, or with "none" the shape of ``target``; 1 / q where the true class is masked out.
@@ -351,12 +412,15 @@ def generalized_cross_entropy(
         1.2039728043
     """
     one_of("reduction", reduction, REDUCTIONS)
-    number("q", q, 0 < q <= 1, "a number in (0, 1]")
+    q = number("q", q, lambda q: 0 < q <= 1, "a number in (0, 1]")
+    input, target, sample_weight = tensors(input=input, target=target, sample_weight=sample_weight)
     surprise, _, kept, wrong = _surprise_at(input, target, ignore_index, validate)
+    each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
     loss = torch.where(kept, one_minus_exp(q * surprise) / q, 0.0)
-    return reduce(spoil(loss, wrong), reduction, kept)
+    return reduce(spoil(loss, wrong), reduction, kept, each)
 
 
+@for_arrays
 def symmetric_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -366,6 +430,7 @@ def symmetric_cross_entropy(
     log_zero: float = -4.0,
     ignore_index: int = -100,
     reduction: str = "mean",
+    sample_weight: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     r"""Cross-entropy both ways, :math:`\alpha H(q, p) + \beta H(p, q)`.
@@ -376,11 +441,11 @@ def symmetric_cross_entropy(
 
     Args:
         input: logits in nats, shape (C), (N, C) or (N, C, d1, ...).
-        target: classes, integers of the shape of ``input`` without C.
+        target: classes, whole numbers of the shape of ``input`` without C.
         alpha, beta: at least 0. The defaults are the authors' for CIFAR-10.
         log_zero: A, below 0. Clipping the labels at 1e-4, as the authors' program does, is
             log(1e-4) = -9.21.
-        ignore_index, reduction, validate: as for :func:`cross_entropy`.
+        ignore_index, reduction, sample_weight, validate: as for :func:`cross_entropy`.
 
     Returns:
         A number, or with "none" the shape of ``target``.
@@ -396,12 +461,13 @@ def symmetric_cross_entropy(
         '1.741825244670e-17'
     """
     one_of("reduction", reduction, REDUCTIONS)
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        number(name, value, 0 <= value < math.inf, "a finite number, at least 0")
-    number("log_zero", log_zero, -math.inf < log_zero < 0, "a finite number below 0")
+    alpha, beta = non_negative("alpha", alpha), non_negative("beta", beta)
+    log_zero = number("log_zero", log_zero, lambda a: -math.inf < a < 0, "a finite number below 0")
+    input, target, sample_weight = tensors(input=input, target=target, sample_weight=sample_weight)
     surprise, _, kept, wrong = _surprise_at(input, target, ignore_index, validate)
+    each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
     loss = times(alpha, surprise) - beta * log_zero * one_minus_exp(surprise)
-    return reduce(spoil(torch.where(kept, loss, 0.0), wrong), reduction, kept)
+    return reduce(spoil(torch.where(kept, loss, 0.0), wrong), reduction, kept, each)
 
 
 class _Focal(Written):
@@ -412,25 +478,36 @@ class _Focal(Written):
         return (-torch.expm1(-x)) ** gamma * x
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        # With r = 1 - e^-x: r^gamma (1 + gamma x / (e^x - 1)). Below the normal numbers, where the
-        # derivative of r^gamma may be infinite, all of this times that of x, which is about x
-        # there, is below them, too, unless gamma is 0.
-        (x,), (gamma,) = ctx.saved_tensors, ctx.constants
+    def slope(x: Tensor, gamma: float) -> Tensor:
+        # With r = 1 - e^-x: r^gamma (1 + gamma x / (e^x - 1)). For subnormal x the derivative of
+        # r^gamma may overflow, but its product with that of x underflows anyway, for that is about
+        # x there; unless gamma is 0, where the power is 1.
         inside = (x >= torch.finfo(x.dtype).tiny) & (x < math.inf)
         safe = torch.where(inside, x, 1.0)
         slope = one_minus_exp(safe) ** gamma * (1.0 + gamma * (safe / torch.expm1(safe)))
-        return g * torch.where(inside, slope, one_minus_exp(x.detach()) ** gamma), None
+        return torch.where(inside, slope, one_minus_exp(x.detach()) ** gamma)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return g * _Focal.slope(*ctx.saved_tensors, *ctx.constants), None
+
+    @staticmethod
+    def tangent(ctx: Any, t: Tensor, _: None) -> Tensor:
+        return t * _Focal.slope(*ctx.saved_tensors, *ctx.constants)
 
 
-_focal: Callable[[Tensor, float], Tensor] = _Focal.apply
+_focal: Callable[[Tensor, float], Tensor] = applied(_Focal)
 
 
 def _surprise_at(
     input: Tensor, target: Tensor, ignore_index: int, validate: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The surprise at each class that counts, and the results of ``classes``."""
-    z = logits(input).to(wide(input))
-    y, kept, wrong = classes(target, z.shape[:-1], z.shape[-1], ignore_index, validate)
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The surprise at each class that counts, the classes, which count, and which are wrong."""
+    ignore_index = integer("ignore_index", ignore_index, lambda _: True, "an integer")
+    z = logits("input", input)
+    z = z.to(wide(z))
+    y = labels(target, z.shape[:-1], z.shape[-1], ignore_index, validate)
+    y, kept, wrong = lookup(y, z.shape[-1], ignore_index)
     surprise = surprise_of(torch.where(kept[..., None], z, 0.0))
-    return surprise.gather(-1, y[..., None])[..., 0], y, kept, wrong
+    checked = validate and readable(y)
+    return surprise.gather(-1, y[..., None])[..., 0], y, kept, None if checked else wrong

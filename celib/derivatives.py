@@ -1,8 +1,8 @@
-"""Functions whose derivatives of every order are written down.
+"""Functions whose derivatives of every order are written down, in reverse and in forward mode.
 
-Classes are along the last axis, and nothing is checked. Each takes its derivative from its inputs,
-by functions of the same kind: what autograd makes of the operations inside would cancel, or be
-0 times infinity.
+Classes are along the last axis, and nothing is checked. Each function takes its derivative from its
+inputs, by functions of the same kind, so that this derivative can be differentiated in turn. What
+autograd makes of the operations inside would cancel, or be 0 times infinity.
 """
 
 from __future__ import annotations
@@ -20,11 +20,53 @@ class Written(Function):
     """A function that keeps its inputs for the derivative, and nothing else."""
 
     generate_vmap_rule = True
+    tangent: Callable[..., Any]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*(a for a in inputs if isinstance(a, Tensor)))
+        tensors = [a for a in inputs if isinstance(a, Tensor)]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
         ctx.constants = [a for a in inputs if not isinstance(a, Tensor)]
+
+
+_CONTEXTS_APART = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+
+
+def applied(function: type[Written]) -> Callable[..., Any]:
+    """The function as it is called, with its forward derivative, ``tangent``, where it can be used.
+
+    torch's compiler does not trace a Function that has a ``jvp``, and needs none; nor did it, up to
+    torch 2.5, one whose context is set up apart. And the ``jvp`` of a Function is not
+    differentiated again in forward mode: torch would return 0 without a word.
+    """
+    both_ways: Any = type(function.__name__, (function,), {"jvp": staticmethod(function.tangent)})
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        function.setup_context(ctx, inputs, None)
+        return function.forward(*inputs)
+
+    parts = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
+    whole: Any = type(function.__name__, (Function,), parts)
+    traced: Any = function if _CONTEXTS_APART else whole
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return traced.apply(*inputs)
+        if _forward_levels() > 1:
+            raise NotImplementedError(
+                "a forward-mode derivative of a forward-mode derivative: expected jacfwd(jacrev(f))"
+            )
+        return both_ways.apply(*inputs)
+
+    return call
+
+
+def _forward_levels() -> int:
+    """How many transforms of torch.func that are under way differentiate in forward mode."""
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() or []
+    return sum(level.key() == functorch.TransformType.Jvp for level in stack)
 
 
 class _Surprise(Written):
@@ -44,6 +86,14 @@ class _Surprise(Written):
         out = p * sum_of_others(g, at) - g * rest
         return torch.where(z == -math.inf, 0.0, out)
 
+    @staticmethod
+    def tangent(ctx: Any, t: Tensor) -> Tensor:
+        # sum_k p_k t_k - t_j, with the same care.
+        (z,) = ctx.saved_tensors
+        p, rest = softmax_of(z)
+        t = torch.where(z == -math.inf, 0.0, t)
+        return sum_of_others(p * t, z.argmax(-1, keepdim=True)) - t * rest
+
 
 class _Softmax(Written):
     """The softmax p, and 1 - p."""
@@ -62,6 +112,15 @@ class _Softmax(Written):
         g = g_p - g_rest
         return p * (g * rest - sum_of_others(g * p, z.argmax(-1, keepdim=True)))
 
+    @staticmethod
+    def tangent(ctx: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+        # The Jacobian is symmetric.
+        (z,) = ctx.saved_tensors
+        p, rest = softmax_of(z)
+        t = torch.where(z == -math.inf, 0.0, t)
+        change = p * (t * rest - sum_of_others(t * p, z.argmax(-1, keepdim=True)))
+        return change, -change
+
 
 class _Softplus(Written):
     """log(1 + e^x)."""
@@ -74,6 +133,11 @@ class _Softplus(Written):
     def backward(ctx: Any, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return g * sigmoid(x)
+
+    @staticmethod
+    def tangent(ctx: Any, t: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return t * sigmoid(x)
 
 
 class _Sigmoid(Written):
@@ -88,6 +152,11 @@ class _Sigmoid(Written):
         (x,) = ctx.saved_tensors
         return g * (sigmoid(x) * sigmoid(-x))
 
+    @staticmethod
+    def tangent(ctx: Any, t: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return t * (sigmoid(x) * sigmoid(-x))
+
 
 class _OneMinusExp(Written):
     """1 - e^-x; torch's derivative of expm1, one more than the value, is 0 for x > 37."""
@@ -101,12 +170,17 @@ class _OneMinusExp(Written):
         (x,) = ctx.saved_tensors
         return g * torch.exp(-x)
 
+    @staticmethod
+    def tangent(ctx: Any, t: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return t * torch.exp(-x)
 
-surprise_of: Callable[[Tensor], Tensor] = _Surprise.apply
-softmax_of: Callable[[Tensor], tuple[Tensor, Tensor]] = _Softmax.apply
-softplus: Callable[[Tensor], Tensor] = _Softplus.apply
-sigmoid: Callable[[Tensor], Tensor] = _Sigmoid.apply
-one_minus_exp: Callable[[Tensor], Tensor] = _OneMinusExp.apply
+
+surprise_of: Callable[[Tensor], Tensor] = applied(_Surprise)
+softmax_of: Callable[[Tensor], tuple[Tensor, Tensor]] = applied(_Softmax)
+softplus: Callable[[Tensor], Tensor] = applied(_Softplus)
+sigmoid: Callable[[Tensor], Tensor] = applied(_Sigmoid)
+one_minus_exp: Callable[[Tensor], Tensor] = applied(_OneMinusExp)
 
 
 def split(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,0 +1,355 @@
+"""Arguments as arrays, of NumPy, of torch or of another library of the array API."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
+
+from celib.arguments.errors import refuse, refuse_dtype, refuse_shape, refuse_type
+
+Array = Any
+Axis = int | Sequence[int] | None
+
+# How far the sum of a distribution may be from 1: the spacing of bfloat16 at 1. The sums of
+# softmax rows of bfloat16 that torch returns miss it by up to 0.0033, those of a softmax whose
+# every step is rounded to bfloat16 by up to 0.0061.
+SUM_TOLERANCE = 2.0**-7
+
+
+def entry_tolerance(eps: float) -> float:
+    """How far outside [0, 1] a probability may be, of a dtype whose spacing at 1 is ``eps``."""
+    return max(2.0**-17, eps)
+
+
+def place_of(a: Array) -> Any:
+    """The device of an array."""
+    return a.device if is_tensor(a) else device(a)
+
+
+def is_tensor(a: Any) -> bool:
+    """Whether it is a tensor of torch, which need not be installed.
+
+    array-api-compat caches its answers, which torch's compiler warns of.
+    """
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(a, torch.Tensor)
+
+
+def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """NumPy's warnings off: inf - inf, log(0) and underflow lead to documented results here."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # torch warns of none of these, and its compiler cannot follow NumPy's settings.
+        if any(is_tensor(a) for a in (*args, *kwargs.values())):
+            return function(*args, **kwargs)
+        with np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore"):
+            return function(*args, **kwargs)
+
+    return call
+
+
+# Containers.
+
+
+def values(name: str, a: Any) -> Array:
+    """The array in a container; what the container says beside it is refused where it matters."""
+    if is_tensor(a):
+        return _dense(name, a)
+    if isinstance(a, np.ma.MaskedArray):
+        hidden = np.ma.getmaskarray(a)
+        if hidden.any():
+            raise ValueError(
+                f"{name} is a masked array, with {int(hidden.sum())} masked entries: expected all "
+                f"entries to count; take {name}.compressed() or fill them"
+            )
+        return a.data
+    library = _library(a)
+    if library == "scipy" and hasattr(a, "toarray"):
+        refuse_type(name, a, f"a dense array, not a sparse one, such as {name}.toarray()")
+    if library == "pandas" and hasattr(a, "to_numpy"):
+        return _of_pandas(a)
+    if library == "polars":
+        if not hasattr(a, "to_numpy"):
+            refuse_type(name, a, f"values that are there, such as {name}.collect()")
+        return a.to_numpy()
+    if is_array_api_obj(a) and not is_numpy_array(a):
+        return a
+    if isinstance(a, (list, tuple)) and a and all(map(is_tensor, a)):
+        return sys.modules["torch"].stack(list(a))  # which keeps their gradients
+    try:
+        found = np.asarray(a)  # also of np.matrix and np.generic
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} is not an array of numbers: {error}") from error
+    # Neither every ufunc nor torch takes another byte order than the machine's.
+    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
+
+
+def _library(a: Any) -> str:
+    """Whose type it is: none of these libraries is imported for a question about it."""
+    return type(a).__module__.partition(".")[0]
+
+
+def _dense(name: str, a: Array) -> Array:
+    torch = sys.modules["torch"]
+    if a.layout is not torch.strided or getattr(a, "is_nested", False):
+        refuse_type(name, a, f"a dense tensor of one shape, not one of layout {a.layout}")
+    if hasattr(a, "get_mask"):  # torch.masked.MaskedTensor
+        refuse_type(name, a, "a tensor without a mask")
+    if a.is_floating_point() and a.dtype.itemsize < 2:  # a float8, which torch does not promote
+        refuse_dtype(name, a.dtype)
+    return a
+
+
+def _of_pandas(a: Any) -> Array:
+    found = a.to_numpy()
+    if found.dtype != object:
+        return found
+    # Columns of pandas' own dtypes, which know missing values. Text stays as it is, to be refused:
+    # the conversion would read numbers from it.
+    dtypes = [a.dtype] if a.ndim == 1 else list(a.dtypes)
+    if all(getattr(d, "kind", "O") in "biuf" for d in dtypes):
+        return a.to_numpy(dtype=np.float64, na_value=np.nan)
+    return found
+
+
+def same_labels(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of pandas whose labels differ: pandas itself would align them."""
+    labelled = {
+        name: a for name, a in given.items() if _library(a) == "pandas" and hasattr(a, "axes")
+    }
+    if len(labelled) < 2:
+        return
+    (known, reference), *others = labelled.items()
+    for name, a in others:
+        for one, two, what in zip(reference.axes, a.axes, ("index", "columns"), strict=False):
+            if len(one) == len(two) and not one.equals(two):
+                raise ValueError(
+                    f"{name} has another {what} than {known}: expected the same labels in the "
+                    f"same order, or .to_numpy() to go by position"
+                )
+
+
+def alike(given: Mapping[str, Any]) -> tuple[Any, list[Array]]:
+    """The namespace, and the arguments as its arrays: tensors, if there is one among them."""
+    same_labels(given)
+    found = {name: values(name, a) for name, a in given.items()}
+    tensors = [name for name, a in found.items() if is_tensor(a)]
+    if tensors:
+        known = tensors[0]
+        place = found[known].device
+        for name, a in found.items():
+            if not is_tensor(a):
+                found[name] = to_tensor(name, a, place)
+            elif a.device != place:
+                raise ValueError(f"{name} is on {a.device}: expected {place}, where {known} is")
+        # Imported here, because importing it imports torch.
+        import array_api_compat.torch as xp
+
+        return xp, list(found.values())
+    foreign = [a for a in found.values() if not is_numpy_array(a)]
+    known_xp = array_namespace(*(foreign or found.values()))
+    place = place_of(foreign[0]) if foreign else None
+    return known_xp, [
+        known_xp.asarray(a, device=place) if is_numpy_array(a) else a for a in found.values()
+    ]
+
+
+def to_tensor(name: str, a: Array, place: Any) -> Array:
+    """A tensor of what is not one yet: torch takes neither every dtype nor every stride."""
+    torch = sys.modules["torch"]
+    a = np.asarray(a)
+    if a.dtype.kind not in "biuf":
+        refuse_dtype(name, a.dtype)
+    dtype = np.float64 if a.dtype.itemsize > 8 else a.dtype
+    return torch.from_numpy(np.array(a, dtype=dtype, order="C")).to(place)
+
+
+# Numbers.
+
+
+def real(given: Mapping[str, Any]) -> tuple[Any, list[Array]]:
+    """The namespace, and the arguments as real floating-point numbers, in their own dtypes."""
+    xp, arrays = alike(given)
+    for i, (name, a) in enumerate(zip(given, arrays, strict=True)):
+        if xp.isdtype(a.dtype, ("bool", "integral")):
+            arrays[i] = xp.astype(a, xp.float64)
+        elif not xp.isdtype(a.dtype, "real floating"):
+            refuse_dtype(name, a.dtype)
+    return xp, arrays
+
+
+def widened(xp: Any, arrays: Sequence[Array]) -> tuple[Any, list[Array]]:
+    """The dtype of a result, and the arrays in the dtype to compute it in."""
+    dtype = xp.result_type(*arrays)
+    wide = xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+    return dtype, [xp.astype(a, wide, copy=False) for a in arrays]
+
+
+def floating(**given: Any) -> tuple[Any, Any, list[Array]]:
+    """The namespace, the dtype of the result, and the arguments in the dtype to compute in."""
+    xp, arrays = real(given)
+    return xp, *widened(xp, arrays)
+
+
+def finish(xp: Any, value: Array, dtype: Any) -> Array:
+    """The result in its own dtype; a NumPy array without axes becomes a scalar."""
+    return xp.astype(value, dtype, copy=False)[()]
+
+
+def readable(a: Array) -> bool:
+    """Whether the values can be asked for, now and without waiting for a device."""
+    if not is_tensor(a):
+        return True
+    torch = sys.modules["torch"]
+    if torch.compiler.is_compiling() or a.device.type != "cpu":
+        return False
+    # torch.func wraps a tensor once for each transform; under vmap it stands for several.
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(a):
+        if functorch.is_batchedtensor(a):
+            return False
+        a = functorch.get_unwrapped(a)
+    keys = torch._C._TorchDispatchModeKey
+    if any(torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY)):
+        return False
+    fakes = sys.modules.get("torch._subclasses.fake_tensor")
+    return fakes is None or not isinstance(a, fakes.FakeTensor)
+
+
+def first(xp: Any, flags: Array) -> tuple[int, ...] | None:
+    """The index of the first true entry."""
+    if not xp.any(flags):
+        return None
+    at = int(xp.argmax(xp.astype(xp.reshape(flags, (-1,)), xp.int8)))
+    return tuple(int(i) for i in np.unravel_index(at, tuple(flags.shape)))
+
+
+def check(xp: Any, name: str, a: Array, wrong: Array, expected: str) -> None:
+    """Raise for the first entry that is wrong, where the values can be read."""
+    if readable(wrong) and (index := first(xp, wrong)) is not None:
+        refuse(name, index, a[index].item(), expected)
+
+
+def spoil(xp: Any, result: Array, wrong: Array | None) -> Array:
+    """NaN where something is wrong, in the gradient too."""
+    if wrong is None:
+        return result
+    # In the dtype of the result: a default dtype of float64 would widen it.
+    return result * xp.astype(xp.where(wrong, math.nan, 1.0), result.dtype)
+
+
+def probabilities(
+    xp: Any, name: str, p: Array, eps: float, axes: tuple[int, ...] | None = None
+) -> Array | None:
+    """Refuse entries that are not probabilities; where nothing can be raised, say which.
+
+    ``eps`` is the spacing at 1 of the dtype in which p came. With ``axes``, the answer is about
+    each row along them.
+    """
+    tolerance = entry_tolerance(eps)
+    if not readable(p):
+        low, high = (p, p) if axes is None else (xp.min(p, axis=axes), xp.max(p, axis=axes))
+        return ~((low >= -tolerance) & (high <= 1.0 + tolerance))
+    # A minimum of NaN is NaN, and nothing of the size of p is made for what is as it should be.
+    if 0 not in p.shape and not (xp.min(p) >= 0.0 and xp.max(p) <= 1.0):
+        bad = ~((p >= -tolerance) & (p <= 1.0 + tolerance))
+        check(xp, name, p, bad, f"a probability in [0, 1] within {tolerance:.1g}")
+    return None
+
+
+def distributions(xp: Any, name: str, p: Array, eps: float, axes: tuple[int, ...]) -> Array | None:
+    """The same of whole distributions along ``axes``."""
+    wrong = probabilities(xp, name, p, eps, axes)
+    wide = xp.float32 if xp.finfo(p.dtype).bits < 32 else p.dtype
+    total = xp.sum(p, axis=axes, dtype=wide)
+    off = ~(xp.abs(total - 1.0) <= SUM_TOLERANCE)
+    if wrong is not None:
+        return wrong | off
+    check(xp, f"the sum of {name}", total, off, f"1 within {SUM_TOLERANCE:.1g}")
+    return None
+
+
+def clipped(xp: Any, x: Array, low: float | None, high: float | None) -> Array:
+    """The clip of the array API; of a tensor torch's own, which every compiler of torch traces."""
+    return x.clamp(low, high) if is_tensor(x) else xp.clip(x, low, high)
+
+
+def within(xp: Any, p: Array) -> Array:
+    """Probabilities that are outside [0, 1] by rounding, at its ends."""
+    if readable(p) and (0 in p.shape or (xp.min(p) >= 0.0 and xp.max(p) <= 1.0)):
+        return p
+    # As a constant that is added: the gradient of an entry does not depend on its rounding.
+    change = clipped(xp, p, 0.0, 1.0) - p
+    return p + (change.detach() if is_tensor(p) else change)
+
+
+# Shapes.
+
+
+def resolve_axis(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The axes counted from 0; ValueError if one is out of range or named twice."""
+    if axis is None:
+        return tuple(range(ndim))
+    try:
+        axes = tuple(map(operator.index, axis if isinstance(axis, Sequence) else (axis,)))
+    except TypeError:
+        refuse_type("axis", axis, "an integer, several, or None")
+    if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
+        raise ValueError(f"axis = {axis}: expected distinct axes of an array of dimension {ndim}")
+    return tuple(a % ndim for a in axes)
+
+
+def _row_order(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    return (*(i for i in range(ndim) if i not in axes), *axes)
+
+
+def to_rows(xp: Any, x: Array, axes: tuple[int, ...]) -> Array:
+    """The axes together as the last one, contiguous: NumPy sums pairwise only along such an axis,
+    and adds up n rounding errors along any other."""
+    batch = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    length = math.prod([x.shape[i] for i in axes])
+    flat = xp.reshape(xp.permute_dims(x, _row_order(axes, x.ndim)), (math.prod(x.shape),))
+    return xp.reshape(flat, (*batch, length))
+
+
+def from_rows(xp: Any, rows: Array, axes: tuple[int, ...], shape: Sequence[int]) -> Array:
+    """The inverse of ``to_rows``."""
+    order = _row_order(axes, len(shape))
+    back = sorted(range(len(shape)), key=order.__getitem__)
+    return xp.permute_dims(xp.reshape(rows, tuple(shape[i] for i in order)), tuple(back))
+
+
+def broadcast(xp: Any, name: str, a: Array, shape: Sequence[int]) -> Array:
+    """The array spread to a shape."""
+    try:
+        return xp.broadcast_to(a, tuple(shape))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} has shape {tuple(a.shape)}: expected to broadcast to {tuple(shape)}"
+        ) from error
+
+
+def mask(xp: Any, name: str, where: Any, x: Array) -> Array:
+    """Booleans of the shape of x, on its device."""
+    found = values(name, where)
+    if not is_tensor(x):
+        found = xp.asarray(found.cpu() if is_tensor(found) else found, device=place_of(x))
+    elif not is_tensor(found):
+        found = to_tensor(name, found, x.device)
+    if not xp.isdtype(found.dtype, "bool"):
+        refuse_dtype(name, found.dtype, "booleans")
+    return broadcast(xp, name, found, x.shape)
+
+
+def outcomes(name: str, shape: Sequence[int], axes: tuple[int, ...]) -> None:
+    """Refuse distributions over nothing."""
+    if 0 in [shape[i] for i in axes]:
+        refuse_shape(name, shape, f"outcomes along {axes}")

@@ -1,0 +1,360 @@
+"""The losses as modules of torch: thin, with their options as attributes of the same names.
+
+Class weights are buffers, and move with the module; a scale or a temperature that is a parameter is
+trained with it. What the options mean is said by the function that a class calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from celib.arguments.errors import refuse_shape
+from celib.arguments.tensors import tensors
+from celib.losses.binary import (
+    binary_cross_entropy_with_logits,
+    multilabel_soft_margin_loss,
+    sigmoid_focal_loss,
+)
+from celib.losses.distillation import distillation_loss
+from celib.losses.multiclass import (
+    Scale,
+    cross_entropy,
+    focal_loss,
+    generalized_cross_entropy,
+    linear_cross_entropy,
+    symmetric_cross_entropy,
+)
+
+
+class _Loss(Module):
+    """What the losses have in common: options, as keyword arguments of the function they call."""
+
+    def __init__(self, *, factors: dict[str, Tensor | None] | None = None, **options: Any) -> None:
+        super().__init__()
+        self._options = (*(factors or {}), *options)
+        for name, given in (factors or {}).items():
+            self.register_buffer(name, tensors(**{name: given})[0])
+        for name, value in options.items():
+            if isinstance(value, Tensor) and not isinstance(value, Parameter):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def _keywords(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._options}
+
+    def extra_repr(self) -> str:
+        plain = self._keywords().items()
+        return ", ".join(f"{k}={v!r}" for k, v in plain if not isinstance(v, Tensor))
+
+
+class CrossEntropyLoss(_Loss):
+    """:func:`~celib.losses.cross_entropy` in the place of :class:`torch.nn.CrossEntropyLoss`.
+
+    Args:
+        weight, ignore_index, reduction, label_smoothing, z_loss, softcap, mean_over,
+            return_statistics, validate: as for :func:`~celib.losses.cross_entropy`.
+        scale: a number, or a tensor of one; a :class:`torch.nn.Parameter` is trained.
+
+    Example: a scale that is learned, as contrastive models do.
+        >>> loss = CrossEntropyLoss(scale=Parameter(torch.tensor(10.0)))
+        >>> loss(torch.eye(3), torch.arange(3)).backward()
+        >>> bool(loss.scale.grad < 0)
+        True
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        scale: Scale = 1.0,
+        mean_over: str | None = None,
+        return_statistics: bool = False,
+        validate: bool = True,
+    ) -> None:
+        super().__init__(
+            factors={"weight": weight},
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+            scale=scale,
+            mean_over=mean_over,
+            return_statistics=return_statistics,
+            validate=validate,
+        )
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Any:
+        return cross_entropy(input, target, sample_weight=sample_weight, **self._keywords())
+
+
+class LinearCrossEntropyLoss(_Loss):
+    """A linear layer and :func:`~celib.losses.linear_cross_entropy`, as torch's class of the name.
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        bias: whether the layer has a bias.
+        device, dtype: of the layer.
+        tied_weight: a parameter of shape (C, D) that takes the place of the layer's own, such as
+            that of an embedding; it stays the same object.
+        weight, ignore_index, reduction, label_smoothing, z_loss, softcap, scale, mean_over,
+            chunk_size, return_statistics, validate: as for
+            :func:`~celib.losses.linear_cross_entropy`.
+
+    Attributes:
+        linear: the layer, a :class:`torch.nn.Linear`.
+
+    Raises:
+        ValueError: ``tied_weight`` is not of shape (C, D).
+
+    Example: the classes share the vectors of an embedding.
+        >>> embedding = torch.nn.Embedding(5, 3)
+        >>> loss = LinearCrossEntropyLoss(3, 5, tied_weight=embedding.weight)
+        >>> loss(embedding(torch.tensor([1, 2])), torch.tensor([2, 3])).backward()
+        >>> loss.linear.weight is embedding.weight, embedding.weight.grad.shape
+        (True, torch.Size([5, 3]))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        bias: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        tied_weight: Parameter | None = None,
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        scale: Scale = 1.0,
+        mean_over: str | None = None,
+        chunk_size: int | None = None,
+        return_statistics: bool = False,
+        validate: bool = True,
+    ) -> None:
+        super().__init__(
+            factors={"weight": weight},
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+            scale=scale,
+            mean_over=mean_over,
+            chunk_size=chunk_size,
+            return_statistics=return_statistics,
+            validate=validate,
+        )
+        self.linear = torch.nn.Linear(in_features, num_classes, bias, device, dtype)
+        if tied_weight is not None:
+            if tied_weight.shape != self.linear.weight.shape:
+                expected = tuple(self.linear.weight.shape)
+                refuse_shape("tied_weight", tied_weight.shape, f"{expected}, (C, D)")
+            self.linear.weight = tied_weight
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Any:
+        return linear_cross_entropy(
+            input,
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            sample_weight=sample_weight,
+            **self._keywords(),
+        )
+
+
+class BCEWithLogitsLoss(_Loss):
+    """:func:`~celib.losses.binary_cross_entropy_with_logits`, as torch's class of the name.
+
+    Args:
+        weight, reduction, pos_weight, validate: as for
+            :func:`~celib.losses.binary_cross_entropy_with_logits`.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        reduction: str = "mean",
+        pos_weight: Tensor | None = None,
+        validate: bool = True,
+    ) -> None:
+        factors = {"weight": weight, "pos_weight": pos_weight}
+        super().__init__(factors=factors, reduction=reduction, validate=validate)
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        return binary_cross_entropy_with_logits(
+            input, target, sample_weight=sample_weight, **self._keywords()
+        )
+
+
+class MultiLabelSoftMarginLoss(_Loss):
+    """:func:`~celib.losses.multilabel_soft_margin_loss`, as torch's class of the name.
+
+    Args:
+        weight, reduction, validate: as for :func:`~celib.losses.multilabel_soft_margin_loss`.
+    """
+
+    def __init__(
+        self, weight: Tensor | None = None, *, reduction: str = "mean", validate: bool = True
+    ) -> None:
+        super().__init__(factors={"weight": weight}, reduction=reduction, validate=validate)
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        return multilabel_soft_margin_loss(
+            input, target, sample_weight=sample_weight, **self._keywords()
+        )
+
+
+class FocalLoss(_Loss):
+    """:func:`~celib.losses.focal_loss` as a module.
+
+    Args:
+        weight, gamma, ignore_index, reduction, mean_over, validate: as for
+            :func:`~celib.losses.focal_loss`.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        gamma: float = 2.0,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        mean_over: str | None = None,
+        validate: bool = True,
+    ) -> None:
+        super().__init__(
+            factors={"weight": weight},
+            gamma=gamma,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            mean_over=mean_over,
+            validate=validate,
+        )
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        return focal_loss(input, target, sample_weight=sample_weight, **self._keywords())
+
+
+class SigmoidFocalLoss(_Loss):
+    """:func:`~celib.losses.sigmoid_focal_loss` as a module.
+
+    Args:
+        alpha, gamma, reduction, validate: as for :func:`~celib.losses.sigmoid_focal_loss`.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        reduction: str = "none",
+        *,
+        validate: bool = True,
+    ) -> None:
+        super().__init__(alpha=alpha, gamma=gamma, reduction=reduction, validate=validate)
+
+    def forward(self, inputs: Tensor, targets: Tensor, sample_weight: Any = None) -> Tensor:
+        return sigmoid_focal_loss(inputs, targets, sample_weight=sample_weight, **self._keywords())
+
+
+class GeneralizedCrossEntropyLoss(_Loss):
+    """:func:`~celib.losses.generalized_cross_entropy` as a module.
+
+    Args:
+        q, ignore_index, reduction, validate: as for
+            :func:`~celib.losses.generalized_cross_entropy`.
+    """
+
+    def __init__(
+        self,
+        *,
+        q: float = 0.7,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        validate: bool = True,
+    ) -> None:
+        super().__init__(q=q, ignore_index=ignore_index, reduction=reduction, validate=validate)
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        return generalized_cross_entropy(
+            input, target, sample_weight=sample_weight, **self._keywords()
+        )
+
+
+class SymmetricCrossEntropyLoss(_Loss):
+    """:func:`~celib.losses.symmetric_cross_entropy` as a module.
+
+    Args:
+        alpha, beta, log_zero, ignore_index, reduction, validate: as for
+            :func:`~celib.losses.symmetric_cross_entropy`.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.1,
+        beta: float = 1.0,
+        log_zero: float = -4.0,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        validate: bool = True,
+    ) -> None:
+        super().__init__(
+            alpha=alpha,
+            beta=beta,
+            log_zero=log_zero,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            validate=validate,
+        )
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        return symmetric_cross_entropy(
+            input, target, sample_weight=sample_weight, **self._keywords()
+        )
+
+
+class DistillationLoss(_Loss):
+    """:func:`~celib.losses.distillation_loss` as a module.
+
+    Args:
+        temperature: a number, or a tensor of one; a :class:`torch.nn.Parameter` is trained.
+        axis, reduction, validate: as for :func:`~celib.losses.distillation_loss`.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: Scale,
+        axis: int | None = None,
+        reduction: str = "batchmean",
+        validate: bool = True,
+    ) -> None:
+        super().__init__(temperature=temperature, axis=axis, reduction=reduction, validate=validate)
+
+    def forward(
+        self,
+        input: Tensor,
+        teacher_logits: Tensor,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return distillation_loss(
+            input, teacher_logits, mask=mask, sample_weight=sample_weight, **self._keywords()
+        )
