@@ -66,6 +66,7 @@ NEEDS = {
     "celib/symbolic.py": ["sympy"],
     "celib/testing.py": ["mpmath"],
     "tests/assemble.py": ["torch", "triton"],
+    "tests/test_arguments.py": ["pandas", "polars", "sklearn", "torch"],
     "tests/test_benchmarks.py": ["torch"],
     "tests/test_calibration.py": ["pandas", "polars", "sklearn", "torch"],
     "tests/test_calibrators.py": ["pandas", "polars", "sklearn", "torch"],

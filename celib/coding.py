@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from celib.arguments.arrays import distributions, within
-from celib.arguments.errors import integer, refuse, refuse_shape
+from celib.arguments.errors import integer, refuse, refuse_shape, refuse_type
 from celib.arguments.samples import numbers
 
 __all__ = ["arithmetic_decode", "arithmetic_encode", "huffman_code"]
@@ -102,6 +102,8 @@ def arithmetic_encode(symbols: Iterable[int], model: Model) -> str:
     # Python's integers have no limit, so low carries into the bits already written by itself.
     low, width, position = 0, 1 << (_WIDTH_BITS - 1), _WIDTH_BITS - 1
     past: list[int] = []
+    if not isinstance(symbols, Iterable):
+        refuse_type("symbols", symbols, "a sequence of symbols")
     for t, given in enumerate(symbols):
         cumulative = _cumulative_frequencies(model, past)
         symbol = _symbol(given, t, len(cumulative) - 1)
@@ -143,6 +145,8 @@ def arithmetic_decode(bits: str, model: Model, n: int) -> list[int]:
         [0, 1, 0, 1, 1]
     """
     n = integer("n", n, lambda n: n >= 0, "at least 0")
+    if not isinstance(bits, str):
+        refuse_type("bits", bits, "text of 0 and 1")
     wrong = next((i for i, bit in enumerate(bits) if bit not in "01"), None)
     if wrong is not None:
         refuse("bits", (wrong,), repr(bits[wrong]), "'0' or '1'")

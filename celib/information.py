@@ -355,7 +355,8 @@ def joint_distribution(x: Array, y: Array, *, sample_weight: Array | None = None
         a column for each of ``y``, in sorted order. A tensor if ``x`` is one.
 
     Raises:
-        ValueError: the shapes differ, nothing is there, or a label is NaN.
+        ValueError: the shapes differ, nothing is there, a label is missing, numbers are among text,
+            or the weights want a gradient.
 
     Source: Cover and Thomas (2006), Elements of Information Theory.
 
@@ -371,6 +372,8 @@ def joint_distribution(x: Array, y: Array, *, sample_weight: Array | None = None
     size = columns[0].size
     if columns[1].size != size:
         refuse_shape("y", columns[1].shape, f"that of x, ({size},)")
+    if getattr(sample_weight, "requires_grad", False):
+        raise ValueError("sample_weight requires grad: expected constants, since shares have none")
     weight = weights(sample_weight, size)
     (rows, which_row), (cols, which_col) = (np.unique(a, return_inverse=True) for a in columns)
     table = np.bincount(which_row * cols.size + which_col, weight, rows.size * cols.size)

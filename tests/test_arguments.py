@@ -491,6 +491,77 @@ def test_labels_of_pandas_are_heeded(name):
             PAIRS[name](p, p[[2, 1, 0]])
 
 
+def test_a_series_spread_over_rows_is_about_the_columns():
+    for rows in (2, 3, 4):  # also where both axes have one length
+        z = pd.DataFrame(LOGITS[:rows], columns=list("abc"), index=range(10, 10 + rows))
+        factors = pd.Series([1.0, 2.0, 3.0], index=list("abc"))
+        keep = pd.Series([True, True, False], index=list("abc"))
+        calls = {
+            "weight": lambda w, z=z, n=rows: losses.cross_entropy(z, Y[:n], w),
+            "pos_weight": lambda w, z=z: losses.binary_cross_entropy_with_logits(
+                z, z * 0, pos_weight=w
+            ),
+            "weights": lambda w, z=z: stable.logsumexp(z, weights=w),
+            "where": lambda w, z=z: stable.softmax(z, where=w),
+        }
+        for name, call in calls.items():
+            given = keep if name == "where" else factors
+            call(given)
+            with pytest.raises(ValueError, match=f"{name} has another index than"):
+                call(given[::-1])
+    layer = pd.DataFrame(np.ones((3, 3)), index=list("xyz"), columns=list("abc"))
+    losses.linear_cross_entropy(z, layer, Y)
+    with pytest.raises(ValueError, match="linear_weight has another columns than input"):
+        losses.linear_cross_entropy(z, layer[list("cba")], Y)
+    x = pd.Series([1.0, 2.0], index=list("ab"))
+    with pytest.raises(ValueError, match="where has another index than x"):
+        stable.log_softmax(x, where=pd.Series([True, False], index=list("ba")))
+
+
+def test_lists_hide_nothing():
+    shown, hidden = np.ma.array([0.5, 0.5]), np.ma.array([0.5, 0.5], mask=[0, 1])
+    with pytest.raises(ValueError, match="p is a masked array, with 1 masked entries"):
+        information.entropy([shown, hidden])
+    row = torch.tensor([0.5, 0.5], requires_grad=True)
+    found = losses.cross_entropy([row, row], [0, 1], return_statistics=True)
+    assert all(isinstance(part, torch.Tensor) for part in found)
+    assert isinstance(stable.softmax([row.detach()] * 2), torch.Tensor)
+    for other, error, message in (
+        (torch.ones(3), ValueError, r"p\[1\] has shape \(3,\): expected that of p\[0\], \(2,\)"),
+        (row.to("meta"), ValueError, r"p\[1\] is on meta: expected cpu"),
+        (row.detach().to_sparse(), TypeError, r"p\[1\] is of type Tensor: expected a dense"),
+        (row.detach().to(torch.float8_e4m3fn), TypeError, r"p\[1\] has dtype torch.float8"),
+    ):
+        with pytest.raises(error, match=message):
+            information.entropy([row, other])
+
+
+def test_masks_and_factors_are_on_the_device():
+    x, meta = torch.zeros(2), torch.ones(2, dtype=torch.bool, device="meta")
+    for given, place in ((x, "cpu"), (x.numpy(), "cpu"), (x.to("meta"), "meta")):
+        where = meta if place == "cpu" else meta.new_ones(2, device="cpu")
+        with pytest.raises(ValueError, match=f"where is on .*: expected {place}"):
+            stable.softmax(given, where=where)
+    with pytest.raises(TypeError, match=r"where has dtype torch\.bfloat16: expected booleans"):
+        stable.softmax(x.numpy(), where=x.bfloat16())
+    frame = pd.DataFrame([[1.0, 2.0]])
+    keep = pd.DataFrame([[True, False]]).astype("boolean")
+    assert stable.softmax(frame, where=keep).tolist() == [[1.0, 0.0]]
+    scale = torch.ones((), device="meta")
+    for call in (
+        lambda: losses.cross_entropy(LOGITS, Y, scale=scale),
+        lambda: losses.linear_cross_entropy(LOGITS, np.eye(3), Y, scale=scale),
+        lambda: losses.distillation_loss(LOGITS, LOGITS, temperature=scale),
+    ):
+        with pytest.raises(ValueError, match=r"(scale|temperature) is on meta: expected cpu"):
+            call()
+    with pytest.raises(TypeError, match="gamma is of type Tensor: expected a finite number"):
+        losses.focal_loss(LOGITS, Y, gamma=scale)
+    for one in ([2.0], np.array([2.0]), pd.Series([2.0]), np.longdouble(2)):
+        wanted = losses.distillation_loss(LOGITS, ROWS, temperature=2.0)
+        assert losses.distillation_loss(LOGITS, ROWS, temperature=one) == wanted
+
+
 def test_missing_values_are_not_numbers():
     series = pd.Series([0.5, None, 0.5], dtype="Float64")
     for function in (information.entropy, stable.softmax):
@@ -516,6 +587,45 @@ def test_arrays_follow_a_tensor():
         information.kl_divergence(p, p.to("meta"))
     with pytest.raises(ValueError, match="y_prob is a tensor that holds no values here"):
         scoring.log_score(Y, p.to("meta"))
+
+
+NUMBERS_ONLY = {"score", "ece", "error", "curve", "decompose", "isotonic", "temperature", "platt"}
+
+
+@pytest.mark.parametrize("role", ["distributions", "probabilities", "labels", "logits", "weights"])
+def test_tensors_without_values(role):
+    """What returns tensors returns one without values; what returns numbers refuses."""
+    functions, numbers, _ = ROLES[role]
+    for name, function in functions.items():
+        if name == "arithmetic_encode":
+            continue
+        given = torch.tensor(numbers).to("meta")
+        if any(part in name for part in NUMBERS_ONLY):
+            with pytest.raises(
+                ValueError, match=r"^\w+ is a tensor that holds no values here: exp"
+            ):
+                function(given)
+        else:
+            assert function(given).device.type == "meta", name
+
+
+@pytest.mark.parametrize(
+    "make", [float, np.float32, np.array, torch.tensor, lambda p: pl.Series([p])[0]]
+)
+def test_single_numbers(make):
+    for function in (
+        information.self_information,
+        stable.logit,
+        stable.expit,
+        lambda y: losses.binary_cross_entropy_with_logits(0.5, y),
+        lambda z: losses.binary_cross_entropy_with_logits(z, 0.5),
+    ):
+        found, wanted = number(function(make(0.25))), number(function(np.float64(0.25)))
+        assert found.shape == ()
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
+    for function in (information.entropy, lambda p: scoring.log_score([0], p)):
+        with pytest.raises(ValueError, match=r"(axis = -1|has shape \(\)): expected"):
+            function(make(0.25))
 
 
 @pytest.mark.parametrize("kind", [np.asarray, list, pd.DataFrame])

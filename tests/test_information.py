@@ -670,6 +670,10 @@ class TestJointFromLabels:
             ([], [], r"x has shape \(0,\)"),
             ([[0, 1]], [0, 1], r"x has shape \(1, 2\)"),
             ([0.0, nan], [0, 1], r"x\[1\] = nan: expected a label"),
+            (["a", None], [0, 1], r"x\[1\] = None: expected a label"),
+            (np.array(["2026-01-01", "NaT"], "M8[D]"), [0, 1], r"x\[1\] = None: expected a label"),
+            (["a", 1], [0, 1], r"x\[1\] = 1: expected a label of the kind of 'a'"),
+            ([1, "1"], [0, 1], r"x\[1\] = '1': expected a label of the kind of 1"),
         ],
     )
     def test_errors(self, x, y, message):

@@ -752,6 +752,27 @@ class TestLearned:
             assert gradcheck(loss, inputs, check_forward_ad=True)
             assert gradgradcheck(loss, inputs)
 
+    def test_what_is_ignored_or_masked_reaches_no_gradient(self):
+        z = T([[1.0, 2.0, 0.5], [nan, nan, inf]])
+        y = torch.tensor([0, -100])
+        value, to_z, to_s = slope(lambda z, s: cross_entropy(z, y, scale=s), z, T(1.5))
+        same((value, to_s), slope(lambda s: cross_entropy(z[:1], y[:1], scale=s), T(1.5)))
+        assert to_z[1].tolist() == [0, 0, 0]
+        matrix, bias = T([[1, 2, 3], [0, 1, 0], [2, 0, 1]]), T([0.0, 0.5, -inf])
+        for reduction in ("mean", "none"):
+
+            def layer(x, matrix, s, y=y, reduction=reduction):
+                return losses.linear_cross_entropy(
+                    x, matrix, y, linear_bias=bias, scale=s, reduction=reduction
+                )
+
+            found = slope(layer, z, matrix, T(1.5))
+            alone = slope(partial(layer, y=y[:1]), z[:1], matrix, T(1.5))
+            same(found[0].sum(), alone[0].sum())
+            same(found[1][:1], alone[1])
+            assert found[1][1].tolist() == [0, 0, 0]
+            same(found[2:], alone[2:])
+
     def test_temperature_with_classes_masked_out(self):
         z, v = T([1.0, 2.0, -inf, 0.5]), T([0.5, 0.25, -inf, -inf])
         _, _, _, to_t = slope(lambda z, v, t: distillation_loss(z, v, temperature=t), z, v, T(2.0))
@@ -801,6 +822,14 @@ class TestSampleWeight:
         z = T([[0.0, -inf], [0.0, 0.0]])
         left_out = cross_entropy(z, torch.tensor([1, 0]), sample_weight=T([0.0, 1.0]))
         assert left_out.item() == pytest.approx(math.log(2))
+
+    @pytest.mark.parametrize("name", WEIGHTED)
+    def test_a_mean_over_nothing_has_no_slope(self, name):
+        z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).double()
+        nothing = torch.zeros(6)
+        value, g = slope(lambda z: WEIGHTED[name](z, sample_weight=nothing, reduction="mean"), z)
+        assert value.isnan()
+        assert (g == 0).all()
 
     def test_gradient(self):
         z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).double()

@@ -82,8 +82,10 @@ def values(name: str, a: Any) -> Array:
         return a.to_numpy()
     if is_array_api_obj(a) and not is_numpy_array(a):
         return a
-    if isinstance(a, (list, tuple)) and a and all(map(is_tensor, a)):
-        return sys.modules["torch"].stack(list(a))  # which keeps their gradients
+    if isinstance(a, (list, tuple)) and a and not isinstance(a[0], (int, float)):
+        if all(map(is_tensor, a)):
+            return _stacked(name, a)
+        a = [values(name, row) if isinstance(row, np.ma.MaskedArray) else row for row in a]
     try:
         found = np.asarray(a)  # also of np.matrix and np.generic
     except (ValueError, TypeError, RuntimeError) as error:
@@ -108,6 +110,17 @@ def _dense(name: str, a: Array) -> Array:
     return a
 
 
+def _stacked(name: str, rows: Sequence[Array]) -> Array:
+    """Tensors as one, which keeps their gradients."""
+    rows = [_dense(f"{name}[{i}]", row) for i, row in enumerate(rows)]
+    for i, row in enumerate(rows):
+        if row.device != rows[0].device:
+            raise ValueError(f"{name}[{i}] is on {row.device}: expected {rows[0].device}")
+        if row.shape != rows[0].shape:
+            refuse_shape(f"{name}[{i}]", row.shape, f"that of {name}[0], {tuple(rows[0].shape)}")
+    return sys.modules["torch"].stack(rows)
+
+
 def _of_pandas(a: Any) -> Array:
     found = a.to_numpy()
     if found.dtype != object:
@@ -115,9 +128,10 @@ def _of_pandas(a: Any) -> Array:
     # Columns of pandas' own dtypes, which know missing values. Text stays as it is, to be refused:
     # the conversion would read numbers from it.
     dtypes = [a.dtype] if a.ndim == 1 else list(a.dtypes)
-    if all(getattr(d, "kind", "O") in "biuf" for d in dtypes):
-        return a.to_numpy(dtype=np.float64, na_value=np.nan)
-    return found
+    kinds = {getattr(d, "kind", "O") for d in dtypes}
+    if kinds == {"b"} and not a.isna().to_numpy().any():
+        return found.astype(bool)
+    return a.to_numpy(dtype=np.float64, na_value=np.nan) if kinds <= set("biuf") else found
 
 
 def same_labels(given: Mapping[str, Any]) -> None:
@@ -129,12 +143,21 @@ def same_labels(given: Mapping[str, Any]) -> None:
         return
     (known, reference), *others = labelled.items()
     for name, a in others:
-        for one, two, what in zip(reference.axes, a.axes, ("index", "columns"), strict=False):
+        axes = list(zip(reference.axes, a.axes, ("index", "columns"), strict=False))
+        if name == "linear_weight":  # its rows are classes, its columns those of the input
+            axes = [(reference.axes[-1], a.axes[-1], "columns")]
+        elif name in _BROADCAST and a.ndim < reference.ndim:
+            axes = [(reference.axes[-1], a.axes[0], "index")]
+        for one, two, what in axes:
             if len(one) == len(two) and not one.equals(two):
                 raise ValueError(
                     f"{name} has another {what} than {known}: expected the same labels in the "
                     f"same order, or .to_numpy() to go by position"
                 )
+
+
+# Arguments that are spread over rows: a series of them is about the columns.
+_BROADCAST = {"linear_bias", "pos_weight", "weight", "weights", "where"}
 
 
 def alike(given: Mapping[str, Any]) -> tuple[Any, list[Array]]:
@@ -340,10 +363,16 @@ def broadcast(xp: Any, name: str, a: Array, shape: Sequence[int]) -> Array:
 def mask(xp: Any, name: str, where: Any, x: Array) -> Array:
     """Booleans of the shape of x, on its device."""
     found = values(name, where)
+    place = place_of(x) if is_tensor(x) else "cpu"
+    if is_tensor(found):
+        if str(found.device) != str(place):
+            raise ValueError(f"{name} is on {found.device}: expected {place}, where the rest is")
+        if str(found.dtype) != "torch.bool":
+            refuse_dtype(name, found.dtype, "booleans")
     if not is_tensor(x):
-        found = xp.asarray(found.cpu() if is_tensor(found) else found, device=place_of(x))
+        found = xp.asarray(found, device=place_of(x))
     elif not is_tensor(found):
-        found = to_tensor(name, found, x.device)
+        found = to_tensor(name, found, place)
     if not xp.isdtype(found.dtype, "bool"):
         refuse_dtype(name, found.dtype, "booleans")
     return broadcast(xp, name, found, x.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, NoReturn
 
 
@@ -45,9 +46,13 @@ def number(name: str, value: Any, fits: Callable[[float], bool], expected: str) 
             raise ValueError(f"{name} requires grad: expected a constant, {expected}")
         if getattr(value, "shape", None) != () or not hasattr(value, "item"):
             refuse_type(name, value, expected)
-        value = value.item()
-        if not isinstance(value, (int, float)):
+        try:
+            found = value.item()
+        except (RuntimeError, NotImplementedError):  # of a tensor that holds no value
             refuse_type(name, value, expected)
+        if not isinstance(found, Real):
+            refuse_type(name, value, expected)
+        value = found if isinstance(found, int) else float(found)
     if not fits(value):
         raise ValueError(f"{name} = {value}: expected {expected}")
     return value

@@ -48,7 +48,8 @@ def _of_tensor(name: str, a: Any) -> Any:
     if a.device.type == "meta" or not arrays.readable(a):
         raise ValueError(f"{name} is a tensor that holds no values here: expected numbers")
     # NumPy has no bfloat16.
-    return a.float() if a.dtype == torch.bfloat16 else a
+    a = a.float() if a.dtype == torch.bfloat16 else a
+    return a.resolve_neg()  # NumPy does not know of a sign that is still to be applied
 
 
 def column(a: Numbers) -> Numbers:
@@ -106,8 +107,16 @@ def labels_of_any_kind(name: str, given: Any) -> NDArray[Any]:
     found = column(np.asarray(_of_tensor(name, found) if arrays.is_tensor(found) else found))
     if found.ndim != 1 or found.size == 0:
         refuse_shape(name, found.shape, "(N), with N at least 1")
-    if found.dtype.kind == "f":
-        arrays.check(xp, name, found, np.isnan(found), "a label")
+    if found.dtype.kind == "c":
+        refuse_dtype(name, found.dtype, "numbers or text")
+    # NumPy makes text of a number in a list of text: the list still knows.
+    items = list(given) if isinstance(given, (list, tuple)) else found.tolist()
+    for i, label in enumerate(items):
+        missing = label is None or type(label).__name__ in ("NAType", "NaTType")
+        if missing or label != label:
+            refuse(name, (i,), label, "a label")
+        if isinstance(label, str) != isinstance(items[0], str):
+            refuse(name, (i,), repr(label), f"a label of the kind of {items[0]!r}")
     return found
 
 

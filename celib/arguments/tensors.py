@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import array_api_compat.torch as xp
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,17 +49,19 @@ def for_arrays(loss: F) -> F:
     @functools.wraps(loss)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = loss(*args, **kwargs)
-        if any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
+        if any(map(_holds_tensors, (*args, *kwargs.values()))):
             return result
         if isinstance(result, tuple):
-            return type(result)(*(_of_numpy(a) for a in result))
-        return _of_numpy(result)
+            return type(result)(*(a.numpy()[()] for a in result))
+        return result.numpy()[()]
 
     return cast(F, call)
 
 
-def _of_numpy(a: Tensor) -> Any:
-    return a if a.requires_grad else a.numpy()[()]  # a list of tensors may want a gradient
+def _holds_tensors(a: Any) -> bool:
+    if isinstance(a, (list, tuple)) and a:
+        a = a[0]
+    return isinstance(a, Tensor)
 
 
 def real(name: str, a: Tensor) -> Tensor:
@@ -191,16 +194,24 @@ def sample_weights(
     return factors("sample_weight", weight, shape, dtype, validate)
 
 
-def positive(name: str, value: Any) -> Any:
+def positive(name: str, value: Any, input: Any) -> Any:
     """A positive number as it is, or a tensor of one number, which may want a gradient.
 
-    A tensor that cannot be read is NaN where it is not positive.
+    A tensor that cannot be read is NaN where it is not positive. It is on the device of ``input``,
+    or on the CPU, as torch has it for a single number.
     """
     if not isinstance(value, Tensor):
+        if not isinstance(value, (int, float)):
+            found = np.asarray(arrays.values(name, value))
+            value = found.reshape(()) if found.shape == (1,) else value
         return number(name, value, lambda s: 0 < s < math.inf, "positive and finite")
+    arrays.values(name, value)
     if tuple(value.shape) not in ((), (1,)):
         refuse_shape(name, value.shape, "one number")
     value = real(name, value).reshape(())
+    place = input.device if isinstance(input, Tensor) else torch.device("cpu")
+    if value.device not in (place, torch.device("cpu")):
+        raise ValueError(f"{name} is on {value.device}: expected {place}, where input is")
     wrong = ~((value > 0) & (value < math.inf))
     arrays.check(xp, name, value, wrong, "positive and finite")
     return value if readable(value) else torch.where(wrong, math.nan, value)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from celib.arguments import arrays
 from celib.arguments.arrays import readable
-from celib.arguments.errors import one_of, refuse_dtype, refuse_shape
+from celib.arguments.errors import integer, one_of, refuse_dtype, refuse_shape
 from celib.arguments.tensors import (
     for_arrays,
     logits,
@@ -87,7 +87,9 @@ def distillation_loss(
         input=input, teacher_logits=teacher_logits, mask=mask, sample_weight=sample_weight
     )
     same_shape("teacher_logits", teacher_logits, "input", input)
-    if axis is None and input.ndim > 2:
+    if axis is not None:
+        axis = integer("axis", axis, lambda _: True, "an integer")
+    elif input.ndim > 2:
         raise ValueError(
             f"axis = None: expected the axis of the classes for input of shape "
             f"{tuple(input.shape)}, such as 1 for images or -1 for tokens"
@@ -97,7 +99,7 @@ def distillation_loss(
     dtype = wide(input, teacher_logits)
     z = logits("input", input, at).to(dtype)
     v = logits("teacher_logits", teacher_logits, at).to(dtype)
-    t = positive("temperature", temperature)
+    t = positive("temperature", temperature, input)
     t = t.to(dtype) if isinstance(t, Tensor) else torch.full((), t, dtype=dtype, device=z.device)
     each = sample_weights(sample_weight, z.shape[:-1], dtype, validate)
     counts = None if mask is None else _counts(mask, z.shape[:-1])

@@ -32,6 +32,11 @@ from celib.kernels.linear import loss_of_all, loss_of_each
 from celib.kernels.operators import needs_reference, rows
 from celib.losses.reduction import REDUCTIONS, mean_of, reduce
 
+
+def _in_64_bits(n: int) -> bool:
+    return -(2**63) <= n < 2**63
+
+
 # A factor of the logits: a number, or a tensor of one, which may want a gradient.
 Scale = float | Tensor
 
@@ -123,7 +128,7 @@ def cross_entropy(
         >>> round(cross_entropy(z, torch.tensor([0]), label_smoothing=0.1).item(), 12)
         1.263261687518
     """
-    factor = positive("scale", scale)
+    factor = positive("scale", scale, input)
     number_of_scale = 1.0 if isinstance(factor, Tensor) else factor
     o = _options(
         ignore_index, reduction, label_smoothing, z_loss, softcap, number_of_scale, mean_over
@@ -136,9 +141,10 @@ def cross_entropy(
     base = input if torch.compiler.is_compiling() or input._base is None else input._base
     if inplace_backward and base.is_leaf and base.requires_grad:
         raise ValueError("inplace_backward = True: input is a leaf, whose values would be lost")
-    if isinstance(factor, Tensor):
-        z = _scaled(z.to(wide(z)), factor)
     target, wrong = _targets(target, input.shape, axis, ignore_index, validate)
+    if isinstance(factor, Tensor):
+        # An ignored row may hold anything, also NaN, which would reach the gradient of the scale.
+        z = _scaled(_without_ignored(z.to(wide(z)), target, ignore_index), factor)
     z = z.to(torch.promote_types(z.dtype, target.dtype)) if target.dtype == torch.float64 else z
     count = z.shape[-1]
     w = class_weights(weight, count, wide(z), validate)
@@ -211,11 +217,11 @@ def linear_cross_entropy(
         1.386294
     """
     ignore = -100 if ignore_index is None else ignore_index
-    factor = positive("scale", scale)
+    factor = positive("scale", scale, input)
     number_of_scale = 1.0 if isinstance(factor, Tensor) else factor
     o = _options(ignore, reduction, label_smoothing, z_loss, softcap, number_of_scale, mean_over)
     if chunk_size is not None:
-        chunk_size = integer("chunk_size", chunk_size, lambda n: n > 0, "at least 1")
+        chunk_size = integer("chunk_size", chunk_size, lambda n: 0 < n < 2**63, "at least 1")
     input, linear_weight, target, linear_bias, weight, sample_weight = tensors(
         input=input,
         linear_weight=linear_weight,
@@ -234,10 +240,13 @@ def linear_cross_entropy(
     each = sample_weights(sample_weight, shape[:-1], wide(input), validate)
     soft = target.is_floating_point()
     y = target.reshape(-1, count) if soft else target.reshape(-1)
-    x, matrix, bias = autocast(input.reshape(-1, input.shape[-1]), linear_weight, linear_bias)
+    # An ignored row may hold anything, also NaN, which the products would spread.
+    x = _without_ignored(input.reshape(-1, input.shape[-1]), y, ignore)
+    x, matrix, bias = autocast(x, linear_weight, linear_bias)
     if isinstance(factor, Tensor):
         # A factor of the input is one of the logits, and the input is smaller.
-        x, bias = x * factor.to(x.dtype), None if bias is None else bias * factor.to(x.dtype)
+        factor = factor.to(x.dtype)
+        x, bias = x * factor, None if bias is None else _scaled(bias, factor)
     labels_or_none = None if soft else y
     more = needs_reference(y, w)
     if reduction != "none" and not return_statistics and not more and each is None:
@@ -267,7 +276,7 @@ def _options(
 ) -> Options:
     one_of("reduction", reduction, REDUCTIONS)
     one_of("mean_over", mean_over, (None, "weight", "count"))
-    ignore_index = integer("ignore_index", ignore_index, lambda _: True, "an integer")
+    ignore_index = integer("ignore_index", ignore_index, _in_64_bits, "an integer")
     label_smoothing = number(
         "label_smoothing", label_smoothing, lambda s: 0 <= s <= 1, "a number in [0, 1]"
     )
@@ -277,6 +286,13 @@ def _options(
             "softcap", softcap, lambda c: 0 < c < math.inf, "a positive number, or None"
         )
     return Options(ignore_index, label_smoothing, z_loss, softcap or 0.0, scale)
+
+
+def _without_ignored(rows: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Rows whose target, a class, is ignored as zeros."""
+    if target.is_floating_point():
+        return rows
+    return torch.where((target.long() == ignore_index)[..., None], 0.0, rows)
 
 
 def _scaled(z: Tensor, scale: Tensor) -> Tensor:
@@ -503,7 +519,7 @@ def _surprise_at(
     input: Tensor, target: Tensor, ignore_index: int, validate: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The surprise at each class that counts, the classes, which count, and which are wrong."""
-    ignore_index = integer("ignore_index", ignore_index, lambda _: True, "an integer")
+    ignore_index = integer("ignore_index", ignore_index, _in_64_bits, "an integer")
     z = logits("input", input)
     z = z.to(wide(z))
     y = labels(target, z.shape[:-1], z.shape[-1], ignore_index, validate)

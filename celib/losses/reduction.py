@@ -24,7 +24,7 @@ def reduce(
         return loss
     if reduction == "sum":
         return loss.sum()
-    return loss.mean() if share is None else loss.sum() / share.sum()
+    return loss.mean() if share is None else mean_of(loss.sum(), share.sum())
 
 
 def mean_of(loss: Tensor, total: Tensor) -> Tensor:
