@@ -22,6 +22,11 @@ class Written(Function):
     generate_vmap_rule = True
     tangent: Callable[..., Any]
 
+    @classmethod
+    def plain(cls, *inputs: Any) -> Any:
+        """The value, by operations that autograd can follow."""
+        return cls.forward(*inputs)
+
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         tensors = [a for a in inputs if isinstance(a, Tensor)]
@@ -52,6 +57,9 @@ def applied(function: type[Written]) -> Callable[..., Any]:
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling():
+            # Of a Function under vmap the compiler makes nothing: there its operations have to do.
+            if torch._C._are_functorch_transforms_active():
+                return function.plain(*inputs)
             return traced.apply(*inputs)
         if _forward_levels() > 1:
             raise NotImplementedError(
@@ -71,6 +79,11 @@ def _forward_levels() -> int:
 
 class _Surprise(Written):
     """Minus the log-softmax."""
+
+    @classmethod
+    def plain(cls, z: Tensor) -> Tensor:
+        out = cls.forward(z)
+        return torch.where(z == -math.inf, out.detach(), out)
 
     @staticmethod
     def forward(z: Tensor) -> Tensor:
@@ -124,6 +137,10 @@ class _Softmax(Written):
 
 class _Softplus(Written):
     """log(1 + e^x)."""
+
+    @classmethod
+    def plain(cls, x: Tensor) -> Tensor:
+        return torch.logaddexp(x, torch.zeros_like(x))  # the parts below have no slope at 0
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:

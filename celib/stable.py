@@ -107,7 +107,8 @@ def logsumexp(
         >>> bool(abs(value) <= bound), f"{bound:.0e}"
         (True, '2e-16')
     """
-    same_labels({"x": x, "where": where})
+    if where is not None:
+        same_labels({"x": x, "where": where})
     xp, (x, *factors) = real({"x": x} if weights is None else {"x": x, "weights": weights})
     dtype, (x,) = widened(xp, [x])
     used = None if where is None else mask(xp, "where", where, x)
@@ -408,7 +409,8 @@ def _map_rows(
     temperature: Array,
     where: Array | None,
 ) -> Array:
-    same_labels({"x": x, "where": where})
+    if where is not None:
+        same_labels({"x": x, "where": where})
     plain = isinstance(temperature, (int, float))
     xp, (x, *given) = real({"x": x} if plain else {"x": x, "temperature": temperature})
     dtype, (x,) = widened(xp, [x])

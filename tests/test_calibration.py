@@ -950,8 +950,12 @@ def test_refusals_of_tables():
     with pytest.raises(TypeError, match="expected one of y_prob and y_proba"):
         one.update([0, 1], [0.2, 0.7], y_proba=[0.2, 0.7])
     two = CalibrationTable(kind="classwise").update([0, 1], [[0.5, 0.5], [0.1, 0.9]])
-    with pytest.raises(ValueError, match="predictions of kind 'classwise' in 2 columns"):
+    with pytest.raises(ValueError, match="the tables are of kind 'binary' and 'classwise'"):
         one + two
+    with pytest.raises(ValueError, match="of kind 'confidence' and 'binary'"):
+        CalibrationTable(kind="confidence") + one
+    with pytest.raises(ValueError, match="predictions of kind 'classwise' in 3 columns"):
+        two.update([0, 1], [[0.5, 0.25, 0.25], [0.125, 0.875, 0.0]])
     with pytest.raises(ValueError, match=r"y_prob\[0\] = 1.5"):
         one.update([0], [1.5])
     assert one.error(resamples=0).bins.count.sum() == 2
@@ -1009,3 +1013,36 @@ def test_what_is_public():
     assert dir(calibration) == sorted(calibration.__all__)
     for name in calibration.__all__:
         assert getattr(calibration, name).__module__.startswith("celib.calibration"), name
+
+
+# What a stranger broke.
+
+
+@pytest.mark.parametrize("n", [25, 50, 200])
+@pytest.mark.parametrize("bins", [7, 20, 25])
+def test_quantiles_of_equal_weights_are_quantiles(n, bins):
+    p = np.random.default_rng(0).random(n)
+    np.testing.assert_array_equal(
+        bin_edges(p, bins, "quantile", None), bin_edges(p, bins, "quantile", np.ones(n))
+    )
+
+
+def test_what_has_no_weight_is_not_there():
+    y, p, w = [1, 0, 1], [0.9, 0.1, 0.2], [1, 0, 2]
+    weighted = calibration_error(y, p, sample_weight=w)
+    alone = calibration_error([1, 1], [0.9, 0.2], sample_weight=[1, 2])
+    assert weighted.n_bins_effective == alone.n_bins_effective == 2
+    assert weighted.ci == alone.ci
+    assert np.isfinite(calibration_error([1, 0], [0.9, 0.1], sample_weight=[1, 0]).ci).all()
+    for method in ("binned", "isotonic"):
+        curve = reliability_curve([1, 0], [0.9, 0.95], sample_weight=[1, 0], bins=2, method=method)
+        assert curve.count.tolist() == [1]
+        assert curve == curve
+
+
+@pytest.mark.parametrize("call", [calibration_error, smooth_ece, reliability_curve, decompose])
+@pytest.mark.parametrize("seed", [-1, 1.5, "a"])
+def test_a_seed_is_a_whole_number(call, seed):
+    error = ValueError if seed == -1 else TypeError
+    with pytest.raises(error, match=r"^seed (= -1|is of type \w+): expected a whole number"):
+        call([0, 1], [0.2, 0.7], seed=seed)

@@ -19,6 +19,7 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -269,7 +270,7 @@ def test_on_a_real_network():
     ("x", "y", "options", "message"),
     [
         ([[0.0, np.nan]], [0], {}, r"X\[0, 1\] = nan"),
-        ([0.0, np.inf], [0, 1], {}, r"X\[1\] = inf"),
+        ([[0.0, np.inf], [1.0, 0.0]], [0, 1], {}, r"X\[0, 1\] = inf"),
         ([0.5, 1.2], [0, 1], {"input": "probs"}, r"X\[1\] = 1.2"),
         ([0.5, 0.2], [0, 1], {"input": "odds"}, "input = 'odds'"),
         (
@@ -750,3 +751,82 @@ def test_a_calibrated_classifier_is_one_of_scikit_learn(calibrator):
     failed = {r["check_name"]: str(r["exception"]) for r in results if r["status"] == "failed"}
     assert failed == {}
     assert sum(result["status"] == "passed" for result in results) >= 55
+
+
+# What a stranger broke.
+
+
+@pytest.mark.parametrize("masked", [-1e4, -1e9, np.finfo(np.float32).min])
+def test_masked_classes_do_not_set_the_unit_of_a_fit(masked):
+    rng = np.random.default_rng(0)
+    z = 3 * rng.normal(size=(1000, 3))
+    y = (z / 3 + rng.gumbel(size=z.shape)).argmax(1)
+    plain = log_score(y, VectorScaling(l2=1.0).fit(z, y).predict_proba(z))
+    never = np.c_[z, np.full(1000, masked)]
+    fit = VectorScaling(l2=1.0).fit(never, y)
+    assert fit.converged_
+    assert log_score(y, fit.predict_proba(never)) == pytest.approx(plain, rel=1e-3)
+    sometimes = np.where((rng.random(z.shape) < 0.2) & (np.arange(3) != y[:, None]), masked, z)
+    temperature = TemperatureScaling().fit(sometimes, y).predict_proba(sometimes)
+    vector = VectorScaling().fit(sometimes, y).predict_proba(sometimes)
+    assert log_score(y, vector) <= log_score(y, temperature) + 1e-3
+
+
+def test_certain_log_odds_on_both_sides():
+    z, y = np.array([2.0, -1.0, -3.0, 1.0, -np.inf]), np.array([1, 0, 1, 0, 0])
+    one, other = TemperatureScaling().fit(z, y), TemperatureScaling().fit(-z, 1 - y)
+    assert one.temperature_ == pytest.approx(other.temperature_, rel=1e-12)
+    assert one.predict_proba([np.inf, -np.inf]).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    with pytest.raises(ValueError, match=r"X\[4\] = inf: expected a finite logit"):
+        PlattScaling().fit(-z, 1 - y)
+
+
+def test_what_has_no_weight_is_not_there():
+    p = [[0.5, 0.5], [0.3, 0.7], [0.6, 0.4], [1.0, 0.0]]
+    weighted = TemperatureScaling(input="probs").fit(p, [0, 1, 1, 1], sample_weight=[1, 1, 1, 0])
+    assert (
+        weighted.temperature_
+        == TemperatureScaling(input="probs").fit(p[:3], [0, 1, 1]).temperature_
+    )
+
+
+def test_text_is_not_read_as_numbers():
+    frame = pd.DataFrame({"a": ["1", "-2", "3"], "b": ["3", "4", "0"]}, dtype=object)
+    with pytest.raises(TypeError, match="X has dtype object: expected real numbers"):
+        TemperatureScaling().fit(frame, [0, 1, 0])
+
+
+def test_logits_below_the_normal_numbers_say_nothing():
+    fit = TemperatureScaling().fit(
+        np.array([-1.0, 2, 1, -3, 0.5, -0.2]) * 1e-309, [0, 1, 0, 0, 1, 1]
+    )
+    assert fit.status_ == "uninformative"
+    assert fit.temperature_ > 0
+
+
+def test_options_may_be_text_of_any_kind():
+    grid = GridSearchCV(TemperatureScaling(), {"input": np.array(["logits"])}, cv=2)
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=40)
+    assert (
+        grid.fit(z[:, None], rng.random(40) < 1 / (1 + np.exp(-z))).best_params_["input"]
+        == "logits"
+    )
+
+
+def test_isotonic_keeps_the_order_of_certain_scores():
+    z, y = [40.0, 50.0, 60.0, 70.0], [0, 0, 1, 1]
+    assert IsotonicCalibration().fit(z, y).transform(z).tolist() == y
+    mirrored = IsotonicCalibration().fit([-a for a in z], y[::-1])
+    assert mirrored.transform([-a for a in z]).tolist() == y[::-1]
+    p = [1e-22, 1e-20, 1e-18, 1e-16]
+    assert IsotonicCalibration(input="probs").fit(p, y).transform(p).tolist() == y
+    rows = np.array([[0.0, a, -a] for a in z])
+    assert IsotonicCalibration().fit(rows, [0, 2, 1, 1]).predict(rows).tolist()[2:] == [1, 1]
+
+
+def test_a_frozen_classifier_has_to_be_fitted():
+    with pytest.raises(NotFittedError):
+        CalibratedClassifier(FrozenEstimator(GaussianNB()), PlattScaling()).fit(
+            [[0.0], [1.0]], [0, 1]
+        )

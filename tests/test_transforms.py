@@ -180,6 +180,20 @@ def test_compiled(name, dynamic):
     torch.testing.assert_close(slope(call), slope(CALLS[name]))
 
 
+OF_CLASSES = {"cross_entropy", "cross_entropy, options", "focal", "generalized", "symmetric"}
+
+
+@each
+def test_gradient_of_each_sample_compiled(name):
+    torch._dynamo.reset()
+    by_sample = torch.vmap(torch.func.grad(CALLS[name]))
+    z = Z.clone()
+    if name in OF_CLASSES:
+        z[1, 4], z[2], z[3] = -torch.inf, 0, 40 * z[3]  # masked, balanced, certain
+    compiled = torch.compile(by_sample, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(z, Y, Q), by_sample(z, Y, Q))
+
+
 @each
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported(name, strict):

@@ -29,8 +29,8 @@ def refuse_type(name: str, value: object, expected: str) -> NoReturn:
 
 def one_of(name: str, value: object, known: Sequence[object]) -> None:
     """Refuse an option that is not in the list."""
-    # The type comes first: an array would compare itself entry by entry.
-    if not any(type(value) is type(k) and value == k for k in known):
+    # Only text is compared: an array would compare itself entry by entry.
+    if not any(value is k or (isinstance(value, str) and value == k) for k in known):
         *most, last = map(repr, known)
         listed = f"{', '.join(most)} or {last}" if most else last
         raise ValueError(f"{name} = {value!r}: expected {listed}")

@@ -68,7 +68,11 @@ class CalibrationTable:
             return NotImplemented
         if not np.array_equal(self._given, other._given):
             raise ValueError("the tables have other bins: expected the same edges")
-        result = CalibrationTable(bins=self._bins, kind=self._kind)
+        if None not in (self._kind, other._kind) and self._kind != other._kind:
+            raise ValueError(
+                f"the tables are of kind {self._kind!r} and {other._kind!r}: expected one kind"
+            )
+        result = CalibrationTable(bins=self._bins, kind=self._kind or other._kind)
         for part in (self, other):
             if part._tables:
                 result._add(part._kind, part._edges, part._tables)

@@ -24,7 +24,7 @@ _NUMBA = find_spec("numba") is not None
 _BLOCK = 2**16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bins:
     """The table behind a calibration error: arrays over the bins, or over classes and bins.
 
@@ -58,7 +58,9 @@ def bin_edges(p: Floats, bins: int | ArrayLike, strategy: str, weight: Floats | 
     else:
         order = np.argsort(p)
         total = np.cumsum(weight[order])
-        cuts = p[order][np.searchsorted(total, inner * total[-1])]
+        # A product that is rounded up may pass the sum that it is equal to.
+        reached = np.searchsorted(total, inner * total[-1] * (1.0 - 1e-12))
+        cuts = p[order][reached]
     cuts = np.unique(cuts[(cuts > 0) & (cuts < 1)])
     return np.concatenate([[0], cuts, [1]]).astype(p.dtype)
 

@@ -88,6 +88,7 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
         options, params = self._routed(sample_weight, fit_params)
         self.estimator_ = clone(self.estimator)
         if isinstance(self.estimator_, FrozenEstimator):
+            check_is_fitted(self.estimator_)
             self.classes_: NDArray[Any] = self.estimator_.classes_
             scores = self._scores(self.estimator_, X)
         else:

@@ -19,7 +19,7 @@ from celib.calibration.isotonic import Levels
 _POINTS = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReliabilityCurve:
     """Points of a reliability diagram: arrays of one length, in increasing order of ``mean_prob``.
 
@@ -96,7 +96,7 @@ def reliability_curve(
     resamples = integer("resamples", resamples, lambda n: n >= 0, "a whole number from 0 on")
     given = sample(y_true, y_prob, logits, kind, sample_weight)
     [column] = given.columns()
-    rng = np.random.default_rng(seed)
+    rng = null.generator(seed)
     if method == "binned":
         return _binned(given, column, bin_edges(column[0], bins, strategy, given.w), rng, resamples)
     return _isotonic(given, column, rng, resamples)

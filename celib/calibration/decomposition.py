@@ -140,7 +140,7 @@ def decompose(
     total = sum(each[1:], each[0])
     if not resamples:
         return total
-    rng = np.random.default_rng(seed)
+    rng = null.generator(seed)
     if method == "corp":
         calibrated = _corp_null(rng, given, share, score, resamples)
     else:

@@ -161,7 +161,7 @@ def measured(
     null_mean = null_q95 = np.nan
     ci = (np.nan, np.nan)
     if resamples:
-        rng = np.random.default_rng(seed)
+        rng = null.generator(seed)
         calibrated = _norm(gaps(filled, hits(rng, cells)[:, used]), share, power)
         null_mean, null_q95 = null.summary(calibrated)
         again = _norm(*null.bootstrap(rng, filled, gap, resamples), power)

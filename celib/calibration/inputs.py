@@ -21,7 +21,7 @@ Column = tuple[Floats, NDArray[np.bool_]]
 KINDS = ("binary", "confidence", "classwise")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """Labels ``y`` of shape (N), forecasts ``p`` of shape (N) or (N, C), and weights or None."""
 
@@ -61,6 +61,8 @@ def sample(
         p = _of_logits(logits)
         y = labels("y_true", y_true, p.shape[0], 2 if p.ndim == 1 else p.shape[1])
         w = weights(sample_weight, p.shape[0])
+    if w is not None and not w.all():  # what has no weight is not there
+        y, p, w = y[w > 0], p[w > 0], w[w > 0]
     if p.ndim == 1:
         if kind == "classwise":
             p = np.stack([1.0 - p, p], axis=1)

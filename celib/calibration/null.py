@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from celib.arguments.errors import integer
 from celib.calibration.bins import COUNT, W2, W2P, W2P2, WP, W, assign
 from celib.calibration.inputs import Column, Floats, Sample
 
@@ -14,6 +15,13 @@ from celib.calibration.inputs import Column, Floats, Sample
 DRAWN = 2**15
 # A bin of up to this many predictions is always drawn label by label.
 SMALL = 200
+
+
+def generator(seed: int) -> np.random.Generator:
+    """The source of the draws, by the seed that a caller gave."""
+    return np.random.default_rng(
+        integer("seed", seed, lambda n: n >= 0, "a whole number from 0 on")
+    )
 
 
 def hits(

@@ -46,7 +46,10 @@ class _Calibrator(OneToOneFeatureMixin, TransformerMixin, ClassifierMixin, BaseE
         w = weights(sample_weight, target.size)
         if self.input == "logits":
             warn_of_probabilities("X", z, f"use {type(self).__name__}(input='probs')")
-        self._fit(z, target, np.ones(target.size) if w is None else w)
+        if w is None:
+            self._fit(z, target, np.ones(target.size))
+        else:  # what has no weight is not there: its class may even have probability 0
+            self._fit(z[w > 0], target[w > 0], w[w > 0])
         return self
 
     def predict_proba(self, X: ArrayLike) -> Floats:
@@ -87,7 +90,9 @@ class _Calibrator(OneToOneFeatureMixin, TransformerMixin, ClassifierMixin, BaseE
         found = arrays.values("X", X)
         if not isinstance(found, np.ndarray):
             found = numbers("X", found)
-        if found.dtype.kind in "USMm":  # scikit-learn would read numbers from text
+        # scikit-learn would read numbers from text.
+        text = found.dtype.kind == "O" and any(isinstance(v, str) for v in found.flat)
+        if text or found.dtype.kind in "USMm":
             refuse_dtype("X", found.dtype)
         for known in ("n_features_in_", "feature_names_in_"):
             if reset and hasattr(self, known):
@@ -116,7 +121,9 @@ class _Calibrator(OneToOneFeatureMixin, TransformerMixin, ClassifierMixin, BaseE
         if self.clip is not None:
             refuse("clip", (), self.clip, "None for input = 'logits'")
         z = column(x).astype(np.float64, copy=False)
-        check("X", z, np.isnan(z) | (z == np.inf), "a logit: not NaN, not inf")
+        # Log-odds of inf are certainty, as those of -inf; in a softmax two of them are nothing.
+        wrong = np.isnan(z) if z.ndim == 1 else np.isnan(z) | (z == np.inf)
+        check("X", z, wrong, "a logit: not NaN" + ("" if z.ndim == 1 else ", not inf"))
         if z.ndim == 2 and (gone := np.isneginf(z).all(1)).any():
             refuse("X", (int(gone.argmax()),), "-inf in every class", "a class that is possible")
         return z
@@ -278,9 +285,9 @@ class TemperatureScaling(_Calibrator):
 
         self.at_bound_ = True
         self.converged_ = False
-        if derivative(0.0) >= 0:
+        if derivative(0.0) >= 0 or scale < np.finfo(np.float64).tiny:
             self.status_ = "uninformative"
-            beta = 1e-4 / scale if scale > 0 else 1.0
+            beta = 1e-4 / scale if scale > 1e-300 else 1.0
             self.bracket_: tuple[float, float] = (0.0, beta)
         elif bool((gap[share > 0] <= 0).all()):
             self.status_ = "separable"
@@ -384,8 +391,9 @@ class VectorScaling(_Calibrator):
             self._complete(y, w)
         n, c = z.shape
         share = w / w.sum()
-        spread = float(z.std()) or 1.0
-        x = z / spread
+        spread = _spread(z)
+        # What is a million units away is masked, and as far away as it needs to be.
+        x = (z / spread).clip(-1e6, 1e6)
         hot = np.zeros((n, c))
         hot[np.arange(n), y] = 1.0
 
@@ -398,9 +406,9 @@ class VectorScaling(_Calibrator):
             gradient = np.concatenate([(residual * x).sum(0), residual.sum(0)])
             away = np.concatenate([a / spread - 1.0, b])
             value += penalty / 2 * float(away @ away)
-            return value, gradient + penalty * away / np.repeat([spread, 1.0], c)
+            return value, gradient + penalty * away / np.concatenate([spread, np.ones(c)])
 
-        start = np.concatenate([np.full(c, spread), np.zeros(c)])
+        start = np.concatenate([spread, np.zeros(c)])
         options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-15, "gtol": 1e-9}
         found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
         a, b = found.x[:c], found.x[c:]
@@ -482,7 +490,7 @@ class PlattScaling(_Calibrator):
             apart = one.min() >= zero.max() or one.max() <= zero.min()
             if apart and np.ptp(z) > 0:
                 raise ValueError("y is separated by X: expected prior = True, or classes that mix")
-        spread = float(z.std()) or 1.0
+        spread = float(_spread(z))
         design = np.stack([z / spread, np.ones_like(z)], axis=1)
         share = w / w.sum()
 
@@ -529,7 +537,8 @@ class IsotonicCalibration(_Calibrator):
     """The monotone step function of the probability that fits best.
 
     scikit-learn's ``IsotonicRegression`` of the outcomes on the probabilities, with its linear
-    interpolation between the steps. For C classes, one for each class against the rest, and the C
+    interpolation between the steps; logits whose probabilities round to 0 or 1 keep their order.
+    For C classes, one for each class against the rest, and the C
     results divided by their sum; where all of them are 0 the result is uniform.
 
     Args:
@@ -552,7 +561,7 @@ class IsotonicCalibration(_Calibrator):
 
     def _fit(self, z: Floats, y: NDArray[np.int64], w: Floats) -> None:
         self._complete(y, w)
-        p = _plain(z)[w > 0]
+        p = _places(z)[w > 0]
         y, w = y[w > 0], w[w > 0]
         first = self.classes_.size - p.shape[1]
         levels = [Levels.of(one, w) for one in p.T]
@@ -561,7 +570,7 @@ class IsotonicCalibration(_Calibrator):
         ]
 
     def _probabilities(self, z: Floats) -> Floats:
-        p = _plain(z)
+        p = _places(z)
         fitted = [one.predict(p[:, k]) for k, one in enumerate(self.regressions_)]
         if len(fitted) == 1:
             return np.stack([1.0 - fitted[0], fitted[0]], axis=1)
@@ -576,6 +585,17 @@ class IsotonicCalibration(_Calibrator):
         return result
 
 
+def _spread(z: Floats) -> Floats:
+    """A unit for each column, in which its logits are about 1 apart.
+
+    From the quartiles: a few logits of -1e9, such as of masked classes, do not enter it.
+    """
+    low, high = np.quantile(z, [0.25, 0.75], axis=0)
+    wide = np.where(high > low, high - low, z.std(axis=0))
+    result: Floats = np.where(wide > 0, wide, 1.0)
+    return result
+
+
 def _both(t: Floats) -> Floats:
     return np.stack([expit(-t), expit(t)], axis=1)
 
@@ -588,12 +608,16 @@ def _two(z: Floats) -> Floats:
     return np.stack([np.zeros_like(z), z], axis=1) if z.ndim == 1 else z
 
 
-def _plain(z: Floats) -> Floats:
-    """Probabilities: one column for two classes, C for more."""
-    if z.ndim == 1:
-        return np.asarray(expit(z))[:, None]
-    p: Floats = softmax(z, axis=1)
-    return p[:, 1:] if z.shape[1] == 2 else p
+def _places(z: Floats) -> Floats:
+    """Probabilities as places on a line, in order also where they round to 0 or to 1.
+
+    One column for two classes, C for more. Beyond log-odds of 30 in size the line goes on, with a
+    slope that is too small to be seen between probabilities.
+    """
+    odds = _log_odds(z).clip(-1e6, 1e6)
+    beyond = np.sign(odds) * np.maximum(np.abs(odds) - 30.0, 0.0)
+    places: Floats = expit(odds) + 1e-9 * beyond
+    return places
 
 
 def _log_odds(z: Floats) -> Floats:

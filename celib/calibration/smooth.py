@@ -100,7 +100,7 @@ def smooth_ece(
     value, width = _error(p, share * (hit - p), bandwidth)
     null_mean = null_q95 = np.nan
     if resamples:
-        rng = np.random.default_rng(seed)
+        rng = null.generator(seed)
         null_mean, null_q95 = null.summary(_null(rng, p, w, share, bandwidth, resamples))
     return SmoothECE(value, width, null_mean, null_q95)
 
