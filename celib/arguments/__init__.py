@@ -9,7 +9,8 @@ array. What a container says beside its values is heeded or refused:
 
 - entries that a mask hides are refused, and so are sparse containers;
 - a missing value of pandas or polars is NaN, which is refused wherever NaN is;
-- two pandas arguments of one call must have the same labels in the same order;
+- two pandas arguments of one call must have the same labels in the same order, where a series
+  that is spread over the rows of a frame is about its columns;
 - a tensor keeps its gradient where the function has one, and arguments that come beside it follow
   it to its device; two tensors must be on the same device.
 

@@ -134,6 +134,10 @@ def _of_pandas(a: Any) -> Array:
     return a.to_numpy(dtype=np.float64, na_value=np.nan) if kinds <= set("biuf") else found
 
 
+# Arguments that are spread over rows: a series of them is about the columns.
+_BROADCAST = {"linear_bias", "pos_weight", "weight", "weights", "where"}
+
+
 def same_labels(given: Mapping[str, Any]) -> None:
     """Refuse arguments of pandas whose labels differ: pandas itself would align them."""
     labelled = {
@@ -154,10 +158,6 @@ def same_labels(given: Mapping[str, Any]) -> None:
                     f"{name} has another {what} than {known}: expected the same labels in the "
                     f"same order, or .to_numpy() to go by position"
                 )
-
-
-# Arguments that are spread over rows: a series of them is about the columns.
-_BROADCAST = {"linear_bias", "pos_weight", "weight", "weights", "where"}
 
 
 def alike(given: Mapping[str, Any]) -> tuple[Any, list[Array]]:

@@ -129,10 +129,7 @@ def cross_entropy(
         1.263261687518
     """
     factor = positive("scale", scale, input)
-    number_of_scale = 1.0 if isinstance(factor, Tensor) else factor
-    o = _options(
-        ignore_index, reduction, label_smoothing, z_loss, softcap, number_of_scale, mean_over
-    )
+    o = _options(ignore_index, reduction, label_smoothing, z_loss, softcap, factor, mean_over)
     input, target, weight, sample_weight = tensors(
         input=input, target=target, weight=weight, sample_weight=sample_weight
     )
@@ -192,8 +189,8 @@ def linear_cross_entropy(
     Args:
         input: shape (D), or (..., D).
         linear_weight: shape (C, D).
-        target: classes, integers of the shape of ``input`` without D; or probabilities, with C in
-            the place of D.
+        target: classes, whole numbers of the shape of ``input`` without D; or probabilities, with C
+            in the place of D.
         linear_bias: shape (C).
         chunk_size: at least 1; None for a number that suits the device. The logits take
             chunk_size * C numbers, or chunk_size * N.
@@ -218,8 +215,7 @@ def linear_cross_entropy(
     """
     ignore = -100 if ignore_index is None else ignore_index
     factor = positive("scale", scale, input)
-    number_of_scale = 1.0 if isinstance(factor, Tensor) else factor
-    o = _options(ignore, reduction, label_smoothing, z_loss, softcap, number_of_scale, mean_over)
+    o = _options(ignore, reduction, label_smoothing, z_loss, softcap, factor, mean_over)
     if chunk_size is not None:
         chunk_size = integer("chunk_size", chunk_size, lambda n: 0 < n < 2**63, "at least 1")
     input, linear_weight, target, linear_bias, weight, sample_weight = tensors(
@@ -247,19 +243,19 @@ def linear_cross_entropy(
         # A factor of the input is one of the logits, and the input is smaller.
         factor = factor.to(x.dtype)
         x, bias = x * factor, None if bias is None else _scaled(bias, factor)
-    labels_or_none = None if soft else y
+    classes = None if soft else y
     more = needs_reference(y, w)
     if reduction != "none" and not return_statistics and not more and each is None:
         total, share = loss_of_all(x, matrix, bias, y, w, o, chunk_size)
         total = spoil(total, None if wrong is None else wrong.any())
-        share = _share(share, labels_or_none, mean_over, ignore)
+        share = _share(share, classes, mean_over, ignore)
         return total if reduction == "sum" else mean_of(total, share.sum())
     loss, lse, share, correct = (
         rows(torch.nn.functional.linear(x, matrix, bias), y, w, o)
         if soft or more
         else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
     )
-    share = _share(share, labels_or_none, mean_over, ignore)
+    share = _share(share, classes, mean_over, ignore)
     loss, lse, correct, share = (a.view(shape[:-1]) for a in (loss, lse, correct, share))
     loss = reduce(spoil(loss, wrong), reduction, share, each)
     return CrossEntropy(loss, lse, correct) if return_statistics else loss
@@ -271,9 +267,10 @@ def _options(
     label_smoothing: float,
     z_loss: float,
     softcap: float | None,
-    scale: float,
+    scale: Scale,
     mean_over: str | None,
 ) -> Options:
+    """The options of a kernel; a scale that is a tensor is multiplied before it."""
     one_of("reduction", reduction, REDUCTIONS)
     one_of("mean_over", mean_over, (None, "weight", "count"))
     ignore_index = integer("ignore_index", ignore_index, _in_64_bits, "an integer")
@@ -285,6 +282,7 @@ def _options(
         softcap = number(
             "softcap", softcap, lambda c: 0 < c < math.inf, "a positive number, or None"
         )
+    scale = 1.0 if isinstance(scale, Tensor) else scale
     return Options(ignore_index, label_smoothing, z_loss, softcap or 0.0, scale)
 
 
