@@ -115,7 +115,7 @@ def labels(
         refuse_dtype("target", target.dtype)
     if tuple(target.shape) != tuple(shape):
         refuse_shape("target", target.shape, f"{tuple(shape)} for classes")
-    y, whole = target, None
+    y = target
     if target.dtype == torch.bool:
         y = target.long()
     elif target.is_floating_point():

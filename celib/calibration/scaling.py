@@ -163,6 +163,7 @@ class _Calibrator(OneToOneFeatureMixin, TransformerMixin, ClassifierMixin, BaseE
         return np.asarray(y, dtype=np.int64)
 
     def _fit(self, z: Floats, y: NDArray[np.int64], w: Floats) -> None:
+        """Fit to logits z and columns y, whose weights w are above 0."""
         raise NotImplementedError
 
     def _probabilities(self, z: Floats) -> Floats:
@@ -289,7 +290,7 @@ class TemperatureScaling(_Calibrator):
             self.status_ = "uninformative"
             beta = 1e-4 / scale if scale > 1e-300 else 1.0
             self.bracket_: tuple[float, float] = (0.0, beta)
-        elif bool((gap[share > 0] <= 0).all()):
+        elif bool((gap <= 0).all()):
             self.status_ = "separable"
             beta = 1e4 / scale
             self.bracket_ = (beta, math.inf)
@@ -486,7 +487,7 @@ class PlattScaling(_Calibrator):
             target = np.where(hit, (plus + 1) / (plus + 2), 1 / (minus + 2))
         else:
             target = hit.astype(np.float64)
-            one, zero = z[hit & (w > 0)], z[~hit & (w > 0)]
+            one, zero = z[hit], z[~hit]
             apart = one.min() >= zero.max() or one.max() <= zero.min()
             if apart and np.ptp(z) > 0:
                 raise ValueError("y is separated by X: expected prior = True, or classes that mix")
@@ -561,8 +562,7 @@ class IsotonicCalibration(_Calibrator):
 
     def _fit(self, z: Floats, y: NDArray[np.int64], w: Floats) -> None:
         self._complete(y, w)
-        p = _places(z)[w > 0]
-        y, w = y[w > 0], w[w > 0]
+        p = _places(z)
         first = self.classes_.size - p.shape[1]
         levels = [Levels.of(one, w) for one in p.T]
         self.regressions_ = [
