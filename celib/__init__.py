@@ -56,6 +56,7 @@ _EXTRAS = {
     "celib.data.sample_image": ("sklearn", "scikit-learn", "book"),
     "celib.derivatives": _TORCH,
     "celib.kernels": _TORCH,
+    "celib.kernels.threads": ("numba", "numba", "cpu"),
     "celib.kernels.with_numba": ("numba", "numba", "cpu"),
     "celib.kernels.with_triton": ("triton", "triton", "gpu"),
     "celib.losses": _TORCH,

@@ -18,8 +18,8 @@ from triton.compiler import ASTSource
 
 from celib.kernels import with_triton
 
-FLAGS = ("WEIGHTED", "SMOOTHED", "SCALED", "CAPPED")
-POINTERS = {"LOSS": "fp32", "LSE": "fp32", "NUMBERS": "fp32", "G_LOSS": "fp32", "G_LSE": "fp32"}
+FLAGS = ("WEIGHTED", "SMOOTHED", "SCALED", "CAPPED", "HOT")
+POINTERS = {"RESULTS": "fp32", "SAVED": "fp32", "G": "fp32"}
 FLOATS = ("smoothing", "z_loss", "scale", "softcap")
 
 

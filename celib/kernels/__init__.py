@@ -1,18 +1,29 @@
 """The fused kernels of cross-entropy; :mod:`celib.losses` is the face to call them by.
 
 - ``family``: the losses that they compute, as a formula and as operations of autograd
-- ``operators``: the operators of torch, and the choice of a kernel
-- ``with_triton``: on a GPU, a program a row, or a warp for several short ones
-- ``with_numba``: on a CPU, for classes as targets without further options, row by row
-- ``with_aten``: anywhere else, and for every option, a block of rows at a time
+- ``choice``: what a kernel has to offer, and which one computes a call
+- ``operators``: cross-entropy as a function of autograd, and as operators of torch
 - ``linear``: a linear layer and its cross-entropy together, a chunk of the logits at a time
+- ``with_triton``: on a GPU, a program per row, or a warp for several short ones
+- ``with_numba``: on a CPU, row by row, compiled; ``threads`` shares the rows among cores
+- ``with_aten``: anywhere else, and for float64, a block of rows at a time
+- ``rows``: the arithmetic of a row in operations of torch, for ``with_aten`` and ``linear``
+- ``memory``: blocks of rows, and arrays for gradients
 """
 
+import os
 from types import ModuleType
 
 from celib import _available, _load
 
-_PUBLIC = ("family", "linear", "operators", "with_aten", "with_numba", "with_triton")
+_PUBLIC = (
+    *("choice", "family", "linear", "memory", "operators", "rows"),
+    *("threads", "with_aten", "with_numba", "with_triton"),
+)
+
+# At import, because the threads of an OpenMP that was used before a fork are not in the child. It
+# may be the first to import celib.kernels.threads, which asks for this.
+PROCESS = os.getpid()
 
 
 def __getattr__(name: str) -> ModuleType:

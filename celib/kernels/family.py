@@ -12,11 +12,16 @@ and its derivative by a logit, for k in A and p the softmax of z,
 .. math:: \frac{\partial \ell}{\partial z_k} = p_k (a + 2 \lambda\,\mathrm{lse})
     - (1 - \varepsilon) w_k q_k - \frac{\varepsilon}{|A|} w_k, \qquad
     a = (1 - \varepsilon) \sum_k w_k q_k + \frac{\varepsilon}{|A|} \sum_{k \in A} w_k.
+
+Beside the loss stand three statistics of a row, which are differentiable too: lse, the
+log-probability :math:`\sum_k q_k \log p_k` of the target, and the entropy
+:math:`H = -\sum_k p_k \log p_k`, with :math:`\partial H / \partial z_k = p_k (-\log p_k - H)`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,15 +29,47 @@ from torch import Tensor
 
 from celib.derivatives import surprise_of, times
 
+# The results of a row, the lines of an array of shape (4, N). ENTROPY is 0 unless it is asked for.
+LOSS, LSE, LOG_PROB, ENTROPY = range(4)
+
+# What the forward pass saves of a row for the backward pass, the lines of an array of shape (7, N):
+# the largest logit M, the sum of exp(z - M), 1 - p of the target with its own digits, the factor a
+# of p in the gradient, the weight of the target, |A|, and the entropy.
+LARGEST, TOTAL, REST, MASS, SHARE, COUNT, SPREAD = range(7)
+SAVED = 7
+
 
 class Options(NamedTuple):
-    """The numbers that choose a loss of the family."""
+    """The numbers that choose a loss of the family.
+
+    An operator of torch takes them as ``ignore_index`` and ``numbers()``, because its schema knows
+    integers and lists of floats, and puts them together again with ``of``. So a new option is a
+    line here, and one in each kernel.
+    """
 
     ignore_index: int = -100
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     softcap: float = 0.0  # 0 for none
     scale: float = 1.0
+    entropy: bool = False  # whether it is asked for
+
+    @classmethod
+    def of(cls, ignore_index: int, numbers: Sequence[float]) -> Options:
+        smoothing, z_loss, softcap, scale, entropy = numbers
+        return cls(ignore_index, smoothing, z_loss, softcap, scale, bool(entropy))
+
+    def numbers(self) -> list[float]:
+        """All but ``ignore_index``, which as a float would lose digits."""
+        return [self.label_smoothing, self.z_loss, self.softcap, self.scale, float(self.entropy)]
+
+
+class Rows(NamedTuple):
+    """What a kernel finds out about N rows."""
+
+    results: Tensor  #: LOSS, LSE, LOG_PROB and ENTROPY, shape (4, N), float32 or float64
+    correct: Tensor  #: whether no class is likelier than the target, shape (N), bool
+    saved: Tensor  #: LARGEST to SPREAD, shape (7, N), for the backward pass
 
 
 def logits(x: Tensor, o: Options) -> Tensor:
@@ -58,9 +95,19 @@ def weight_of(y: Tensor, w: Tensor) -> Tensor:
     return w.expand(*y.shape, w.shape[0]).gather(-1, y[..., None])[..., 0]
 
 
-def reference(
-    x: Tensor, target: Tensor, weight: Tensor | None, o: Options
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def slope(x: Tensor, o: Options) -> Tensor | float:
+    """The derivative of z with respect to x.
+
+    With a softcap it is s / cosh(s x / c)^2: 1 - (z / c)^2 would lose the digits of a logit near
+    the cap.
+    """
+    if o.softcap == 0:
+        return o.scale
+    u = x.to(torch.promote_types(x.dtype, torch.float32)) * (o.scale / o.softcap)
+    return o.scale / torch.cosh(u).square()
+
+
+def reference(x: Tensor, target: Tensor, weight: Tensor | None, o: Options) -> Rows:
     """The kernels' results by differentiable operations: derivatives of every order, by all inputs.
 
     Args:
@@ -69,8 +116,8 @@ def reference(
         weight: shape (C), or None.
 
     Returns:
-        The loss of each row, its lse, the weight of its target, and whether no class is likelier
-        than its target; each of shape (...). The first three are 0 in a row that is ignored.
+        The rows, with (...) in the place of N; of what is saved only the SHARE, as its one line.
+        A row that is ignored has zeros.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     w = None if weight is None else weight.to(dtype)
@@ -86,10 +133,13 @@ def reference(
     lse = torch.where(kept, log_sum(z, surprise), 0.0)
     if soft:
         share = q if w is None else q * w
-        loss, share = times(share, surprise).sum(-1), share.sum(-1)
+        at_target = times(q, surprise).sum(-1)
+        loss = at_target if w is None else times(share, surprise).sum(-1)
+        share = share.sum(-1)
     else:
         share = torch.where(kept, 1.0 if w is None else weight_of(y, w), 0.0).to(z.dtype)
-        loss = times(share, surprise.gather(-1, y[..., None])[..., 0])
+        at_target = surprise.gather(-1, y[..., None])[..., 0]
+        loss = times(share, at_target)
     if o.label_smoothing > 0:
         allowed = (z > -math.inf).to(z.dtype)
         uniform = allowed / allowed.sum(-1, keepdim=True)
@@ -97,10 +147,14 @@ def reference(
         loss = times(1.0 - o.label_smoothing, loss) + o.label_smoothing * spread
     if o.z_loss > 0:
         loss = loss + o.z_loss * lse * lse
-    loss = torch.where(kept, loss, 0.0) * torch.where(wrong, math.nan, 1.0).to(z.dtype)
+    entropy = torch.zeros_like(loss)
+    if o.entropy:
+        entropy = times(torch.exp(-surprise), surprise).sum(-1)
+    spoil = torch.where(wrong, math.nan, 1.0).to(z.dtype)
+    results = [torch.where(kept, a, 0.0) * spoil for a in (loss, lse, -at_target, entropy)]
     most = z.gather(-1, y[..., None])[..., 0] == z.amax(-1)
     correct = kept & ~wrong & ~lse.isnan() & most
-    return loss, lse, share, correct
+    return Rows(torch.stack(results), correct, share[None])
 
 
 def log_sum(z: Tensor, surprise: Tensor) -> Tensor:

@@ -1,88 +1,39 @@
-"""Cross-entropy as operators of torch, and which kernel computes them.
+"""Cross-entropy as one function of autograd, and as operators of torch for whatever traces it.
 
-``celib::cross_entropy`` and ``celib::cross_entropy_backward`` are opaque to a compiler, which sees
-their shapes; they wait for no device, and give the same bits for the same input. The backward pass
-computes exp(z - M) / S again from the logits, so that nothing of their size is kept for it.
+A call in eager mode goes straight to the kernel. A compiler, an export and a dispatch mode see
+``celib::cross_entropy`` and its backward pass instead: opaque operators, with known shapes. Both
+wait for no device, and give the same bits for the same input.
+
+Nothing of the size of the logits is kept for the backward pass but the logits themselves and, where
+the kernel makes it with the loss, the gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
+from torch.autograd.graph import increment_version
 from torch.library import custom_op
 
-from celib.kernels import with_aten
-from celib.kernels.family import Options, reference
-
-
-def kernel(x: Tensor, target: Tensor, o: Options) -> ModuleType:
-    """Where the work is done."""
-    if _chosen is not None:
-        return _chosen
-    half_or_single = x.dtype in (torch.float16, torch.bfloat16, torch.float32)
-    # A grid has 65535 blocks of 4096 classes; Triton is for GPUs from Volta on.
-    if x.is_cuda and half_or_single and x.shape[-1] < 2**27 and _has("triton") and _volta(x):
-        from celib.kernels import with_triton
-
-        return with_triton
-    of_cpu = x.device.type == "cpu" and half_or_single and _has("numba")
-    plain = o.label_smoothing == 0 and o.softcap == 0 and o.scale == 1
-    if of_cpu and plain and not target.is_floating_point():
-        from celib.kernels import with_numba
-
-        return with_numba
-    return with_aten
-
-
-@contextmanager
-def using(module: ModuleType) -> Iterator[None]:
-    """Within it that kernel does all work: for tests, for comparisons, and for reading.
-
-    On a CPU :mod:`celib.kernels.with_triton` runs in Triton's interpreter, slowly, if the
-    environment had TRITON_INTERPRET=1 when Triton was first imported.
-    """
-    global _chosen
-    before, _chosen = _chosen, module
-    try:
-        yield
-    finally:
-        _chosen = before
-
-
-_chosen: ModuleType | None = None
-
-
-def _volta(x: Tensor) -> bool:
-    return torch.cuda.get_device_capability(x.device) >= (7, 0)
-
-
-@cache
-def _has(module: str) -> bool:
-    if find_spec(module) is None:
-        return False
-    try:
-        import_module(f"celib.kernels.with_{module}")
-    except (ImportError, RuntimeError):  # numba that does not fit NumPy, or has nowhere to cache
-        return False
-    return True
+from celib.derivatives import times
+from celib.kernels.choice import kernel
+from celib.kernels.family import LOSS, SAVED, SHARE, Options, Rows, reference
+from celib.kernels.memory import empty_like
 
 
 def rows(
     x: Tensor, target: Tensor, weight: Tensor | None, o: Options, inplace_backward: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss, lse, weight of the target, and whether the target is a likeliest class, of each row.
+) -> Rows:
+    """The results of each row, differentiable with respect to x.
 
-    Differentiable by x. What asks for more, a derivative by the target or a weight or a transform
-    of torch.func, gets :func:`~celib.kernels.family.reference`, which keeps more arrays.
+    What asks for more, a derivative with respect to the target or a weight or a transform of
+    torch.func, gets :func:`~celib.kernels.family.reference`, which keeps more arrays.
 
     Args:
         x: shape (N, C), float16, bfloat16, float32 or float64.
@@ -94,16 +45,217 @@ def rows(
             backward pass can run once.
     """
     if needs_reference(target, weight):
-        return reference(x, target, weight, o)
-    loss, lse, correct, numbers = cross_entropy(x, target, weight, *o, inplace_backward)
-    return loss, lse, numbers[4], correct
+        found = reference(x, target, weight, o)
+        return Rows(found.results, found.correct, found.saved.expand(SHARE + 1, -1))
+    if is_traced(x):
+        numbers = (o.ignore_index, o.numbers())
+        return Rows(*cross_entropy(x, target, weight, *numbers, inplace_backward))
+    wanted = x.requires_grad and torch.is_grad_enabled()
+    return Rows(*_rows(x, target, weight, o, inplace_backward, wanted))
+
+
+def reduced(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    o: Options,
+    factor: Tensor | None,
+    over: str | None,
+) -> Tensor | None:
+    """The sum of all losses, or their mean, in one step with the gradient.
+
+    None where there is no such step: see :func:`rows`.
+
+    Args:
+        x, target, weight, o: as for :func:`rows`.
+        factor: what multiplies the loss of each row and its part of the divisor, shape (N).
+        over: what the sum is divided by: the weights of the "weight" or the "count" of the targets
+            that are not ignored, or None for the sum itself.
+    """
+    soft = target.is_floating_point()
+    if is_traced(x) or needs_reference(target, weight) or (soft and over == "weight"):
+        return None
+    if kernel(x, target, o).both is None or (factor is not None and factor.requires_grad):
+        return None
+    wanted = x.requires_grad and torch.is_grad_enabled()
+    return _reduced(x, target, weight, o, factor, over, wanted)
 
 
 def needs_reference(target: Tensor, weight: Tensor | None) -> bool:
     """Whether derivatives are asked for that the operators do not have."""
-    others = [a for a in (target, weight) if a is not None]
-    wanted = torch.is_grad_enabled() and any(a.requires_grad for a in others)
-    return wanted or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    wanted = target.requires_grad or (weight is not None and weight.requires_grad)
+    return (
+        (wanted and torch.is_grad_enabled())
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether operators are recorded, or x has no values, so that no kernel can be called."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or x.device.type == "meta"
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+class _Rows(Function):
+    """The rows, as :class:`~celib.kernels.family.Rows`.
+
+    The gradient is made with them where the kernel can, for derivatives with respect to the losses
+    of 1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        o: Options,
+        inplace: bool,
+        wanted: bool,
+    ) -> tuple[Tensor, ...]:
+        expected = None
+        if wanted and not (inplace or o.entropy):
+            expected = torch.ones(x.shape[0], dtype=torch.float32)
+        found, gradient = _run(x, target, weight, o, expected)
+        ctx.options, ctx.inplace, ctx.spent = o, inplace, False
+        ctx.save_for_backward(x, target, weight, found.saved, gradient)
+        ctx.mark_non_differentiable(found.correct, found.saved)
+        return tuple(found)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *others: Any) -> tuple[Any, ...]:
+        x, target, weight, saved, gradient = ctx.saved_tensors
+        nothing = (None,) * 5
+        if torch.is_grad_enabled():  # the derivative is itself to be differentiated
+            results = reference(x, target, weight, ctx.options).results
+            return *differentiable((results,), (x,), (g,)), *nothing
+        if gradient is not None and not ctx.spent and not g[1:].any():
+            ctx.spent = True
+            found = _taken(gradient, g[LOSS][:, None])
+            if found is not None:
+                return found, *nothing
+        arguments = (x, target, weight, ctx.options, saved, g)
+        return _gradient(*arguments, inplace=ctx.inplace), *nothing
+
+
+class _Reduced(Function):
+    """The sum or mean, with its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        o: Options,
+        factor: Tensor | None,
+        over: str | None,
+        wanted: bool,
+    ) -> Tensor:
+        each, total = _shares(x, target, weight, o, factor, over)
+        # A mean over nothing is NaN, and its gradient 0.
+        each = each / total if total > 0 else torch.zeros_like(each)
+        found, gradient = _run(x, target, weight, o, each if wanted else None)
+        ctx.options, ctx.spent = o, False
+        ctx.save_for_backward(x, target, weight, found.saved, gradient, each)
+        loss = found.results[LOSS]
+        loss = loss if factor is None else torch.where(each == 0, 0.0, loss)
+        mean = float(np.dot(loss.double().numpy(), each.double().numpy()))
+        return found.results.new_tensor(mean if total > 0 else math.nan)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        x, target, weight, saved, gradient, each = ctx.saved_tensors
+        nothing = (None,) * 6
+        if torch.is_grad_enabled():
+            loss = times(each, reference(x, target, weight, ctx.options).results[LOSS]).sum()
+            return *differentiable((loss,), (x,), (g,)), *nothing
+        if gradient is not None and not ctx.spent:
+            ctx.spent = True
+            found = _taken(gradient, g)
+            if found is not None:
+                return found, *nothing
+        of_rows = torch.zeros((4, len(each)), dtype=each.dtype)
+        of_rows[LOSS] = g * each
+        return _gradient(x, target, weight, ctx.options, saved, of_rows), *nothing
+
+
+_rows: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Rows.apply
+_reduced: Callable[..., Tensor] = _Reduced.apply
+
+
+def _run(
+    x: Tensor, target: Tensor, weight: Tensor | None, o: Options, expected: Tensor | None
+) -> tuple[Rows, Tensor | None]:
+    """The rows; and the gradient for the expected derivatives, if the kernel makes it with them."""
+    chosen = kernel(x, target, o)
+    if expected is None or chosen.both is None:
+        return chosen.forward(x, target, weight, o), None
+    gradient = empty_like(x)
+    return chosen.both(x, target, weight, o, expected, gradient), gradient
+
+
+def _taken(gradient: Tensor, factor: Tensor) -> Tensor | None:
+    """The gradient that was made with the loss, times a factor; None if it has to be made anew.
+
+    What is handed out belongs to whoever gets it, and may be changed. So it can be taken once, and
+    ``data`` gives it a version of its own: autograd would count each change as one of an array that
+    it saved.
+    """
+    if (factor == 1.0).all():
+        return gradient.data
+    # Made smaller it keeps its digits. Made larger it would lack those of entries that are below
+    # the normal numbers, and a half has been rounded already.
+    if gradient.dtype == torch.float32 and (factor.abs() <= 1.0).all():
+        return gradient.data.mul_(factor)
+    return None
+
+
+def _gradient(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    o: Options,
+    saved: Tensor,
+    g: Tensor,
+    inplace: bool = False,
+) -> Tensor:
+    out = x.detach() if inplace else empty_like(x)
+    kernel(x, target, o).backward(x, target, weight, o, saved, g, out)
+    if inplace:
+        increment_version(x)  # a kernel writes without autograd's knowledge
+    return out
+
+
+def _shares(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    o: Options,
+    factor: Tensor | None,
+    over: str | None,
+) -> tuple[Tensor, float]:
+    """What multiplies the loss of each row, shape (N), and what the sum is divided by then."""
+    n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
+    each = torch.ones(n, dtype=dtype) if factor is None else factor
+    if over is None:
+        return each, 1.0
+    if target.is_floating_point():
+        return each, float(n) if factor is None else float(factor.double().sum())
+    kept = target != o.ignore_index
+    if factor is None and (weight is None or over == "count"):
+        return each, float(kept.sum())
+    share = torch.where(kept, each, 0.0).double()
+    if over == "weight" and weight is not None:
+        y = torch.where(kept, target, 0).long()
+        share = share * weight[y.clamp_(0, x.shape[1] - 1)]
+    return each, float(share.sum())
 
 
 @custom_op("celib::cross_entropy", mutates_args=())
@@ -112,22 +264,18 @@ def cross_entropy(
     target: Tensor,
     weight: Tensor | None,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    scale: float,
+    options: Sequence[float],
     inplace_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    o = Options(ignore_index, label_smoothing, z_loss, softcap, scale)
-    return kernel(x, target, o).forward(x, target, weight, o)  # type: ignore[no-any-return]
+) -> tuple[Tensor, Tensor, Tensor]:
+    o = Options.of(ignore_index, options)
+    return tuple(kernel(x, target, o).forward(x, target, weight, o))  # type: ignore[return-value]
 
 
 @cross_entropy.register_fake
-def shapes_of_rows(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def shapes_of_rows(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
-    loss = x.new_empty(n, dtype=dtype)
-    correct = x.new_empty(n, dtype=torch.bool)
-    return loss, torch.empty_like(loss), correct, x.new_empty(6, n, dtype=dtype)
+    results, saved = (x.new_empty(lines, n, dtype=dtype) for lines in (4, SAVED))
+    return results, x.new_empty(n, dtype=torch.bool), saved
 
 
 @custom_op("celib::cross_entropy_backward", mutates_args=())
@@ -135,19 +283,12 @@ def cross_entropy_backward(
     x: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    numbers: Tensor,
-    g_loss: Tensor,
-    g_lse: Tensor,
+    saved: Tensor,
+    g: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    scale: float,
+    options: Sequence[float],
 ) -> Tensor:
-    o = Options(ignore_index, label_smoothing, z_loss, softcap, scale)
-    out = with_aten.empty_like(x)
-    kernel(x, target, o).backward(x, target, weight, o, numbers, g_loss, g_lse, out)
-    return out
+    return _gradient(x, target, weight, Options.of(ignore_index, options), saved, g)
 
 
 @cross_entropy_backward.register_fake
@@ -160,33 +301,30 @@ def cross_entropy_backward_(
     x: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    numbers: Tensor,
-    g_loss: Tensor,
-    g_lse: Tensor,
+    saved: Tensor,
+    g: Tensor,
     ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    softcap: float,
-    scale: float,
+    options: Sequence[float],
 ) -> None:
-    o = Options(ignore_index, label_smoothing, z_loss, softcap, scale)
-    kernel(x, target, o).backward(x, target, weight, o, numbers, g_loss, g_lse, x)
+    o = Options.of(ignore_index, options)
+    kernel(x, target, o).backward(x, target, weight, o, saved, g, x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, target, weight, *options, ctx.inplace = inputs
-    ctx.options = Options(*options)
-    ctx.save_for_backward(x, target, weight, output[3])
-    ctx.mark_non_differentiable(output[2], output[3])
+    x, target, weight, ignore_index, options, ctx.inplace = inputs
+    ctx.options = Options.of(ignore_index, options)
+    _, correct, saved = output
+    ctx.save_for_backward(x, target, weight, saved)
+    ctx.mark_non_differentiable(correct, saved)
 
 
-def _backward(ctx: Any, g_loss: Tensor, g_lse: Tensor, *others: Any) -> tuple[Any, ...]:
-    x, target, weight, numbers = ctx.saved_tensors
-    nothing = (None,) * (2 + len(ctx.options) + 1)
+def _backward(ctx: Any, g: Tensor, *others: Any) -> tuple[Any, ...]:
+    x, target, weight, saved = ctx.saved_tensors
+    o, nothing = ctx.options, (None,) * 5
     if torch.is_grad_enabled():  # the derivative is itself to be differentiated
-        loss, lse, _, _ = reference(x, target, weight, ctx.options)
-        return *differentiable((loss, lse), (x,), (g_loss, g_lse)), *nothing
-    arguments = (target, weight, numbers, g_loss, g_lse, *ctx.options)
+        results = reference(x, target, weight, o).results
+        return *differentiable((results,), (x,), (g,)), *nothing
+    arguments = (target, weight, saved, g, o.ignore_index, o.numbers())
     if ctx.inplace:
         x = x.detach()
         cross_entropy_backward_(x, *arguments)
@@ -200,7 +338,7 @@ cross_entropy.register_autograd(_backward, setup_context=_setup)
 def differentiable(
     outputs: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...], g: tuple[Tensor, ...]
 ) -> list[Tensor | None]:
-    """The derivatives by the inputs that want one, themselves differentiable."""
+    """The derivatives with respect to the inputs that want one, themselves differentiable."""
     wanted = [a for a in inputs if a is not None and a.requires_grad]
     found = iter(torch.autograd.grad(outputs, wanted, g, create_graph=True))
     return [next(found) if a is not None and a.requires_grad else None for a in inputs]

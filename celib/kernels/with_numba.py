@@ -1,249 +1,653 @@
 """The kernel of a CPU: one row after another, each read from memory once, rows shared by threads.
 
-For classes as targets. The row stays in the core's cache between its largest entry, the sum, and in
-the backward pass the gradient; the loops are vectorised by LLVM, the exponential among them, which
-is why it is written here. A row of bfloat16 is converted into a buffer that stays in the cache;
-float16, and rows that are not side by side, are converted a block at a time. Compiled at the first
-call, and cached.
+A row stays in the core's cache between its largest logit, the sum of exponentials and, where the
+gradient is wanted with the loss, the gradient: so it takes one exponential per logit, and the
+backward pass has nothing to do but to hand the gradient on. Without that, and in place, the
+backward pass computes the exponentials again.
+
+The arithmetic is that of :mod:`celib.kernels.rows`: the target, or for probabilities the likeliest
+class, is left out of the sum and joins at the end, in float64, which costs something per row and
+not per logit. Compiled at the first call, and cached.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 import torch
-from numba import cfunc, njit, types
-from numba.extending import intrinsic, overload
+from numba import cfunc, njit
 from numba.np.numpy_support import carray
-from numpy.typing import NDArray
 from torch import Tensor
 
-from celib.kernels.family import Options
-from celib.kernels.with_aten import PROCESS, blocks
+from celib.kernels import threads
+from celib.kernels.family import (
+    COUNT,
+    ENTROPY,
+    LARGEST,
+    LOG_PROB,
+    LOSS,
+    LSE,
+    MASS,
+    REST,
+    SAVED,
+    SHARE,
+    SPREAD,
+    TOTAL,
+    Options,
+    Rows,
+)
+from celib.kernels.vectors import (
+    SUMS,
+    at,
+    exp,
+    largest_key,
+    like,
+    of_key,
+    single,
+    streamed,
+    tanh_and_slope,
+)
 
-# Sums may be taken in any order, so that they are taken in vectors; NaN and inf keep their meaning.
-_SUMS = {"reassoc", "nsz", "contract"}
-_LOG2_E = np.float32(1.0 / math.log(2.0))
-# The logarithm of 2 in two parts: the first has so few digits that its multiples are exact.
-_LN2_HIGH = np.float32(0.693359375)
-_LN2_LOW = np.float32(math.log(2.0) - 0.693359375)
-_LOWEST = np.float32(-87.33654)  # the logarithm of the smallest normal number
-# exp(r) = 1 + r + r^2 (1/2 + r/6 + ...), |r| <= log(2) / 2: Taylor's series, as far as float32.
-_SERIES = tuple(np.float32(1.0 / math.factorial(k)) for k in range(7, 1, -1))
-# Adding 1.5 2^23 to a float rounds it to an integer n, and leaves n in its last bits. With 127
-# more, they are the exponent of 2^n once they are moved to their place.
-_ROUNDING = np.float32(1.5 * 2**23 + 127)
-_EXPONENT = np.int32(23)
-_ONE = np.float32(1.0)
-
-
-@njit(fastmath={"contract"}, error_model="numpy", cache=True)
-def _exp(x):
-    """exp(x) for x <= 0, within 1 ulp; 0 where that is below the normal numbers."""
-    k = np.float32(x * _LOG2_E + _ROUNDING)
-    n = k - _ROUNDING
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = _SERIES[0]
-    p = p * r + _SERIES[1]
-    p = p * r + _SERIES[2]
-    p = p * r + _SERIES[3]
-    p = p * r + _SERIES[4]
-    p = p * r + _SERIES[5]
-    y = (p * r * r + r) + _ONE
-    y *= np.int32(np.float32(k).view(np.int32) << _EXPONENT).view(np.float32)
-    return np.float32(0.0) if x < _LOWEST else y
-
-
-def _single(row, buffer):
-    """The row in float32: itself, or from the bits of bfloat16, the upper half of float32."""
-
-
-@overload(_single)
-def _(row, buffer):
-    def itself(row, buffer):
-        return row
-
-    def converted(row, buffer):
-        for k in range(row.size):
-            buffer[k] = np.int32(np.int32(row[k]) << np.int32(16)).view(np.float32)
-        return buffer
-
-    return itself if row.dtype == types.float32 else converted
+# The arguments of a loop. An address is 0 if there is no such array; strides are in bytes.
+FRAME = np.dtype(
+    [
+        *((name, np.int64) for name in ("rows", "classes")),
+        *((name, np.int64) for name in ("x", "stride_x", "out", "stride_out", "streams")),
+        *((name, np.int64) for name in ("labels", "q", "stride_q", "weight")),
+        *((name, np.int64) for name in ("results", "correct", "saved", "g", "ignore_index")),
+        *((name, np.float64) for name in ("smoothing", "z_loss", "softcap", "scale", "entropy")),
+    ]
+)
+_BITS = {torch.float32: np.float32, torch.bfloat16: np.int16, torch.float16: np.uint16}
+STREAM = 2**25  # bytes of a gradient that no cache is expected to keep for its reader
+_CHUNK = 256  # so many float32 lose few digits in a sum; the sums are added up in float64
+_ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
-def _like(row, x):
-    """The float32 x as a row holds it."""
+def can(x: Tensor, target: Tensor, o: Options) -> bool:
+    return x.device.type == "cpu" and x.dtype in _BITS
 
 
-@overload(_like)
-def _(row, x):
-    def itself(row, x):
-        return x
-
-    def rounded(row, x):  # to the nearest, of two to the even one; the bits of a NaN might run over
-        bits = np.float32(x).view(np.int32)
-        even = np.int32((bits >> np.int32(16)) & np.int32(1))
-        nearest = np.int32(np.int32(bits + np.int32(0x7FFF)) + even) >> np.int32(16)
-        return np.int16(nearest if x == x else np.int32(0x7FC0))
-
-    return itself if row.dtype == types.float32 else rounded
+# Sums over a row.
 
 
-@njit(nogil=True, cache=True)
-def _key(bits):
-    """An integer for the bits of a float32, in the order of the floats; its own inverse."""
-    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-
-
-@njit(nogil=True, cache=True)
-def _largest(bits):
-    # Integers, because LLVM does not vectorise a comparison that has to think of NaN. A NaN has the
-    # largest of keys, or with a minus sign the smallest; then the sum finds it.
-    best = np.int32(-2139095041)  # the key of -inf
-    for k in range(bits.size):
-        best = np.int32(max(best, _key(bits[k])))
-    return best
-
-
-@njit(nogil=True, fastmath=_SUMS, error_model="numpy", cache=True)
-def _short_sum(x, m):
-    s = np.float32(0.0)
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_sum(x, m, e):
+    s = _ZERO
     for k in range(x.size):
-        s += _exp(x[k] - m)
+        e[k] = exp(x[k] - m)
+        s += e[k]
     return s
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _sum(x, m):
-    # Short sums are exact but for a few units of the last place; they are added up in float64.
+def _copy(x, out):
+    for k in range(x.size):
+        out[k] = x[k]
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _sum(x, m, e, some):
+    """The sum of exp(x - m); and the terms, into e, which may be x, unless e is empty.
+
+    ``some`` takes them where e cannot: LLVM vectorises a loop only for arrays that do not overlap.
+    So there is one loop for all cases, and one order of summation: the loss has the same bits.
+    """
     total = 0.0
-    for k in range(0, x.size, 256):
-        total += _short_sum(x[k : k + 256], m)
+    apart = e.size > 0 and e.ctypes.data != x.ctypes.data
+    for k in range(0, x.size, _CHUNK):
+        n = min(_CHUNK, x.size - k)
+        to = e[k : k + n] if apart else some[:n]
+        total += _short_sum(x[k : k + n], m, to)
+        if e.size > 0 and not apart:
+            _copy(to, e[k : k + n])
     return total
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def _scaled(x, m, factor, out):
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_heat(x, m):
+    s = _ZERO
     for k in range(x.size):
-        out[k] = _like(out, factor * _exp(x[k] - m))
+        drop = m - x[k] if x[k] > np.float32(-np.inf) else _ZERO
+        s += exp(x[k] - m) * drop
+    return s
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _scale_in_place(x, m, factor):
-    # A loop of its own: LLVM does not vectorise one whose two arrays might overlap otherwise.
+def _heat(x, m):
+    """The sum of exp(x - m) (m - x)."""
+    total = 0.0
+    for k in range(0, x.size, _CHUNK):
+        total += _short_heat(x[k : k + _CHUNK], m)
+    return total
+
+
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_below(x, m, w):
+    s = _ZERO
     for k in range(x.size):
-        x[k] = factor * _exp(x[k] - m)
+        drop = m - x[k] if x[k] > np.float32(-np.inf) and x[k] != m else _ZERO
+        s += w[k] * drop if w[k] != _ZERO else _ZERO
+    return s
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def _others(x, c):
-    """The largest logit of all classes but c, and the sum of the exponentials relative to it."""
-    bits = x.view(np.int32)
-    best = max(_largest(bits[:c]), _largest(bits[c + 1 :]))
-    top = np.int32(_key(best)).view(np.float32)
-    if -math.inf < top < math.inf:
-        return top, _sum(x[:c], top) + _sum(x[c + 1 :], top)
-    s = 0.0  # without classes 0, with certainties their number
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_drop(x, m):
+    s = _ZERO
     for k in range(x.size):
-        if k != c and top != -math.inf and not x[k] < top:
-            s += 1.0 if x[k] == top else x[k]
-    return top, s
+        s += m - x[k] if x[k] > np.float32(-np.inf) and x[k] != m else _ZERO
+    return s
+
+
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_allowed(x):
+    n = np.int32(0)
+    for k in range(x.size):
+        n += np.int32(x[k] > np.float32(-np.inf))
+    return n
+
+
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_weight(x, w):
+    s = _ZERO
+    for k in range(x.size):
+        s += w[k] if x[k] > np.float32(-np.inf) else _ZERO
+    return s
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _forward(x, y, w, ignored, z_loss, loss, lse, correct, numbers, start, first, last):
-    """Rows from first up to last, without it; x begins with row start."""
-    buffer = np.empty(x.shape[1], np.float32)
-    for i in range(first, last):
-        c = y[i]
-        loss[i] = lse[i] = 0.0
-        correct[i] = False
-        numbers[:, i] = 0.0
-        if c == ignored:
-            continue
-        if not 0 <= c < buffer.size:
-            loss[i] = lse[i] = numbers[0, i] = math.nan
-            continue
-        # The rest is in float64, once a row. What is 1 without it is written so: inf - inf is not.
-        row = _single(x[i - start], buffer)
-        m, s = _others(row, c)
-        top, z_y = float(m), float(row[c])
-        largest = max(top, z_y)
-        rest = s * (1.0 if top == largest else math.exp(top - largest))
-        total = rest + (1.0 if z_y == largest else math.exp(z_y - largest))
-        surprise = math.log1p(rest) if z_y == largest else (largest - z_y) + math.log(total)
-        broken = largest == -math.inf or (largest == math.inf and total > 1.0)
-        if broken or math.isnan(total):
-            largest = surprise = math.nan
-        share = float(w[c]) if w.size > 0 else 1.0
-        log_sum = largest + math.log(total)
-        loss[i] = 0.0 if share == 0.0 and surprise == math.inf else share * surprise
-        if z_loss > 0.0:
-            loss[i] += z_loss * log_sum * log_sum
-        lse[i] = log_sum
-        correct[i] = z_y == largest
-        numbers[0, i], numbers[1, i], numbers[2, i] = largest, total, rest / total
-        numbers[3, i], numbers[4, i], numbers[5, i] = share, share, 1.0
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def _backward(
-    x, out, in_place, y, ignored, z_loss, numbers, g_loss, g_lse, start, first, last
-):  # fmt: skip
-    buffer = np.empty(x.shape[1], np.float32)
-    for i in range(first, last):
-        to = out[i - start]
-        c = y[i]
-        if c == ignored:
-            to[:] = _like(to, np.float32(0.0))
-            continue
-        m, total, rest, share = numbers[0, i], numbers[1, i], numbers[2, i], numbers[4, i]
-        if math.isnan(m):
-            to[:] = _like(to, m)
-            continue
-        row = _single(x[i - start], buffer)
-        of_y = g_loss[i] * share
-        of_p = of_y + g_lse[i]
-        if z_loss > 0.0:
-            of_p += g_loss[i] * 2.0 * z_loss * (m + math.log(total))
-        z_y = row[c]
-        p_y = (1.0 if z_y == m else math.exp(z_y - m)) / total
-        factor = np.float32(of_p / total)
-        if m == math.inf:
-            for k in range(row.size):
-                to[k] = _like(to, factor if row[k] == m else np.float32(0.0))
-        elif in_place:
-            _scale_in_place(row, m, factor)
+def _spread(x, m, w):
+    """Of the classes that are not masked out: sum of w (m - x), sum of w, and their number."""
+    below, weight, count = 0.0, 0.0, 0
+    for k in range(0, x.size, _CHUNK):
+        some = x[k : k + _CHUNK]
+        count += _short_allowed(some)
+        if w.size:
+            below += _short_below(some, m, w[k : k + _CHUNK])
+            weight += _short_weight(some, w[k : k + _CHUNK])
         else:
-            _scaled(row, m, factor, to)
-        # p - 1, from 1 - p.
-        dz = 0.0 if z_y == -math.inf else (of_p - of_y) * p_y - of_y * rest
-        to[c] = _like(to, np.float32(dz))
+            below += _short_drop(some, m)
+    return below, (weight if w.size else float(count)), float(count)
 
 
-def forward(
-    x: Tensor, target: Tensor, weight: Tensor | None, o: Options
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As :func:`celib.kernels.with_aten.forward`."""
-    n = len(x)
-    loss, lse = (torch.empty(n, dtype=torch.float32) for _ in range(2))
-    correct = torch.empty(n, dtype=torch.bool)
-    numbers = torch.empty(6, n, dtype=torch.float32)
-    w = numbers.new_empty(0) if weight is None else weight.float()
-    y, factors, *results = _arrays(target.long(), w, loss, lse, correct, numbers)
-    options = o.ignore_index, float(o.z_loss)
-    for i, z in _blocks(x):
-        _by_rows(_forward, n, i, *_arrays(z), y, factors, *options, *results)
-    return loss, lse, correct, numbers
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_products(x, m, q):
+    s = _ZERO
+    for k in range(x.size):
+        s += q[k] * (m - x[k]) if q[k] != _ZERO and x[k] != m else _ZERO
+    return s
+
+
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_weighted(x, m, q, w):
+    s = _ZERO
+    for k in range(x.size):
+        u = q[k] * w[k]
+        s += u * (m - x[k]) if u != _ZERO and x[k] != m else _ZERO
+    return s
+
+
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_dot(q, w):
+    s = _ZERO
+    for k in range(q.size):
+        s += q[k] * w[k]
+    return s
+
+
+@njit(nogil=True, fastmath=SUMS, error_model="numpy", cache=True)
+def _short_total(q):
+    s = _ZERO
+    for k in range(q.size):
+        s += q[k]
+    return s
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _expected(x, m, q, w):
+    """For a target q: sum of w q (m - x), sum of w q, and the same two without w."""
+    below, mass, below_1, mass_1 = 0.0, 0.0, 0.0, 0.0
+    for k in range(0, x.size, _CHUNK):
+        some, here = x[k : k + _CHUNK], q[k : k + _CHUNK]
+        below_1 += _short_products(some, m, here)
+        mass_1 += _short_total(here)
+        if w.size:
+            below += _short_weighted(some, m, here, w[k : k + _CHUNK])
+            mass += _short_dot(here, w[k : k + _CHUNK])
+    if w.size:
+        return below, mass, below_1, mass_1
+    return below_1, mass_1, below_1, mass_1
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _first(x, value):
+    """The first place of a value, 0 if there is none."""
+    for k in range(x.size):
+        if x[k] == value:
+            return k
+    return 0
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _product(factor, x):
+    """The product, in which 0 inf = 0."""
+    return 0.0 if factor == 0.0 else factor * x
+
+
+# Loops over a row that write.
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _capped(x, scale, cap, z, slope):
+    # Each rounded to float32 before the maximum is taken from them.
+    if cap > 0.0:
+        for k in range(x.size):
+            t, s = tanh_and_slope(np.float32(x[k] * np.float32(scale / cap)))
+            # A class that is masked out stays so.
+            masked = x[k] == np.float32(-np.inf)
+            z[k] = x[k] if masked else np.float32(cap) * t
+            slope[k] = np.float32(scale) * s
+    else:
+        for k in range(x.size):
+            z[k] = x[k] * np.float32(scale)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _scaled(e, factor, out):
+    for k in range(e.size):
+        out[k] = like(out, np.float32(factor * e[k]))
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _scaled_in_place(e, factor):
+    for k in range(e.size):
+        e[k] = factor * e[k]
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _exp_scaled(x, m, factor, out):
+    for k in range(x.size):
+        out[k] = like(out, np.float32(factor * exp(x[k] - m)))
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _exp_scaled_in_place(x, m, factor):
+    for k in range(x.size):
+        x[k] = factor * exp(x[k] - m)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _exps(x, m, e):
+    for k in range(x.size):
+        e[k] = exp(x[k] - m)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _exps_in_place(x, m):
+    for k in range(x.size):
+        x[k] = exp(x[k] - m)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _scaled_by_surprise(e, z, factor, of_drop, m):
+    # e *= factor + of_drop (m - z)
+    for k in range(e.size):
+        drop = m - z[k] if z[k] > np.float32(-np.inf) else _ZERO
+        e[k] = e[k] * (factor + of_drop * drop)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _less_even(d, z, factor, w):
+    # d -= factor w, for classes that are not masked out
+    if w.size:
+        for k in range(d.size):
+            d[k] -= factor * w[k] if z[k] > np.float32(-np.inf) else _ZERO
+    else:
+        for k in range(d.size):
+            d[k] -= factor if z[k] > np.float32(-np.inf) else _ZERO
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _less_target(d, z, q, factor, w, plain):
+    # d -= (factor w + plain) q
+    if w.size:
+        for k in range(d.size):
+            t = (factor * w[k] + plain) * q[k]
+            d[k] = d[k] - t if z[k] > np.float32(-np.inf) else _ZERO
+    else:
+        for k in range(d.size):
+            t = (factor + plain) * q[k]
+            d[k] = d[k] - t if z[k] > np.float32(-np.inf) else _ZERO
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _times_slope(d, slope):
+    for k in range(d.size):
+        d[k] *= slope[k]
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _as(d, out):
+    for k in range(d.size):
+        out[k] = like(out, d[k])
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _fill(out, x):
+    for k in range(out.size):
+        out[k] = like(out, np.float32(x))
+
+
+# A row.
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _logits(f, raw, z, slope):
+    """The logits of a row in float32: the row itself if nothing has to be done to it."""
+    x = single(raw, z)
+    if f.softcap > 0.0 or f.scale != 1.0:
+        _capped(x, f.scale, f.softcap, z, slope)
+        return z
+    return x
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _largest_but(z, c):
+    """The largest logit of all classes but c; -inf if there is none."""
+    return of_key(max(largest_key(z[:c]), largest_key(z[c + 1 :])))
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _others(z, c, top, e, some):
+    """The sum of exp(z - top) over all classes but c; and the terms, into e, unless it is empty."""
+    if -math.inf < top < math.inf:
+        return _sum(z[:c], top, e[:c], some) + _sum(z[c + 1 :], top, e[c + 1 :], some)
+    s = 0.0  # without classes 0, with certainties their number
+    for k in range(z.size):
+        certain = k != c and top != -math.inf and not z[k] < top
+        x = _ZERO if not certain else _ONE if z[k] == top else z[k]
+        s += x
+        if e.size and k != c:
+            e[k] = x
+    return s
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _gradient(
+    f, z, d, ready, top, slope, rounded, out, c, q, w,
+    m, total, rest, mass, share, count, entropy, g_loss, g_lse, g_log_prob, g_entropy,
+):  # fmt: skip
+    """The derivative of a row with respect to x, into out.
+
+    Args:
+        z: the logits. They are needed, apart from z[c], unless the row is ``_plain``.
+        d: where the exponentials relative to top are, if they are ``ready``, or else come, and
+            then the gradient with respect to z: float32. It may be out, and in a plain row also z.
+        rounded: room for the gradient in the dtype of out, if that is a half and streamed.
+        c: the class that is left out, the target or for probabilities q the likeliest.
+        m to entropy: as they are saved; share is not needed for probabilities.
+    """
+    of_p = g_loss * mass + g_lse - g_log_prob - g_entropy * entropy
+    log_total = math.log(total)
+    if f.z_loss > 0.0:
+        of_p += g_loss * 2.0 * f.z_loss * (m + log_total)
+    of_q = g_loss * (1.0 - f.smoothing)
+    of_each = g_loss * f.smoothing / count
+    soft = q.size > 0
+    z_c = float(z[c])
+    p_c = (1.0 if z_c == m else math.exp(z_c - m)) / total
+    w_c = float(w[c]) if w.size else 1.0
+    # p - 1, from 1 - p.
+    of_c = (of_q * w_c - g_log_prob) * float(q[c]) if soft else of_q * share - g_log_prob
+    if soft:
+        at_c = (of_p - of_c) - of_p * rest if z_c == m else of_p * p_c - of_c
+    else:
+        at_c = (of_p - of_c) * p_c - of_c * rest
+    if g_entropy != 0.0 and z_c > -math.inf:
+        at_c += g_entropy * p_c * ((0.0 if z_c == m else m - z_c) + log_total)
+    at_c = 0.0 if z_c == -math.inf else at_c - of_each * w_c
+    # The exponentials are relative to top, which may be below m.
+    lift = m - top if -math.inf < top < m < math.inf else 0.0
+    to_p = math.exp(-lift) / total if top == m or m < math.inf else 0.0
+    factor = np.float32((of_p + g_entropy * (lift + log_total)) * to_p)
+    plain, special = _plain(f), not -math.inf < top < math.inf
+    if special and not ready:
+        for k in range(z.size):
+            d[k] = _ONE if z[k] == top and top == math.inf else _ZERO
+    elif not ready and not plain:
+        _exps(z, np.float32(top), d)
+    elif not ready and d.ctypes.data == z.ctypes.data:
+        _exp_scaled_in_place(z, np.float32(top), factor)
+    elif not ready:
+        _exp_scaled(z, np.float32(top), factor, d)
+    factor = _ONE if plain and not special and not ready else factor
+    if plain and f.streams and rounded.size == 0:
+        streamed(d, factor, out)
+        out[c] = at_c
+        return
+    if g_entropy != 0.0:
+        _scaled_by_surprise(d, z, factor, np.float32(g_entropy * to_p), np.float32(top))
+    elif factor != _ONE:
+        _scaled_in_place(d, factor)
+    if soft:
+        _less_target(d, z, q, np.float32(of_q), w, np.float32(-g_log_prob))
+    if f.smoothing > 0.0:
+        _less_even(d, z, np.float32(of_each), w)
+    d[c] = np.float32(at_c)
+    if slope.size:
+        _times_slope(d, slope)
+    elif f.scale != 1.0:
+        _scaled_in_place(d, np.float32(f.scale))
+    if d.ctypes.data == out.ctypes.data:
+        return
+    if rounded.size:
+        _as(d, rounded)
+        streamed(rounded, 1, out)
+    elif f.streams:
+        streamed(d, _ONE, out)
+    else:
+        _as(d, out)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _plain(f):
+    """Whether a gradient is a multiple of the exponentials, but for the target."""
+    options = f.smoothing > 0.0 or f.softcap > 0.0 or f.scale != 1.0 or f.entropy > 0.0
+    return not options and f.q == 0
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _gradient_in(f, dtype):
+    """Whether the gradient can be computed where it belongs, and else whether it is rounded first.
+
+    Only float32 can be; but if it is streamed it is computed in the cache, in a buffer of its own.
+    """
+    single_precision = np.empty(0, dtype).itemsize == 4
+    return single_precision and not f.streams, f.streams and not single_precision
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _forward(f, dtype, first, last):
+    n, classes = f.rows, f.classes
+    direct, rounds = _gradient_in(f, dtype)
+    plain, soft = _plain(f), f.q != 0
+    nothing, some = np.empty(0, np.float32), np.empty(_CHUNK, np.float32)
+    z_buffer, d_buffer = np.empty(classes, np.float32), np.empty(classes, np.float32)
+    slope = np.empty(classes if f.softcap > 0.0 else 0, np.float32)
+    rounded = np.empty(classes if rounds else 0, dtype)
+    w = carray(at(f.weight, np.float32), classes if f.weight != 0 else 0)
+    labels = carray(at(f.labels, np.int64), 0 if soft else n)
+    correct = carray(at(f.correct, np.bool_), n)
+    results = carray(at(f.results, np.float32), (4, n))
+    saved = carray(at(f.saved, np.float32), (SAVED, n))
+    g = carray(at(f.g, np.float32), n if f.out != 0 else 0)
+    for i in range(first, last):
+        raw = carray(at(f.x + i * f.stride_x, dtype), classes)
+        out = carray(at(f.out + i * f.stride_out, dtype), classes if f.out != 0 else 0)
+        q = carray(at(f.q + i * f.stride_q, np.float32), classes if soft else 0)
+        c = -1 if soft else labels[i]
+        if (not soft and not 0 <= c < classes) or (c == f.ignore_index and not soft):
+            missing = 0.0 if c == f.ignore_index else math.nan
+            results[:, i] = missing
+            saved[:, i] = missing
+            correct[i] = False
+            _fill(out, missing)
+            continue
+        z = _logits(f, raw, z_buffer, slope)
+        if soft:
+            c = _first(z, of_key(largest_key(z)))
+        # Where the exponentials go: to the gradient itself, or where they can be rounded from.
+        d = nothing
+        if f.out != 0:
+            d = carray(at(f.out + i * f.stride_out, np.float32), classes if direct else 0)
+            if not direct:
+                d = z_buffer if plain and z.ctypes.data == z_buffer.ctypes.data else d_buffer
+            elif not plain and z.ctypes.data == d.ctypes.data:
+                _copy(z, z_buffer)
+                z = z_buffer
+        z_c = z[c]
+        # Before the exponentials, which may take the place of the logits.
+        likely = z[_first(q, of_key(largest_key(q)))] if soft else z_c
+        top = _largest_but(z, c)
+        m = max(float(top), float(z_c))
+        below = weight = count = heat = expected = mass = expected_1 = mass_1 = 0.0
+        finite = -math.inf < top < math.inf
+        if f.smoothing > 0.0:
+            b_1, w_1, n_1 = _spread(z[:c], top, w[:c])
+            b_2, w_2, n_2 = _spread(z[c + 1 :], top, w[c + 1 :])
+            below, weight, count = b_1 + b_2, w_1 + w_2, n_1 + n_2
+        if f.entropy > 0.0 and finite:
+            heat = _heat(z[:c], top) + _heat(z[c + 1 :], top)
+        if soft:
+            expected, mass, expected_1, mass_1 = _expected(z, np.float32(m), q, w)
+        s = _others(z, c, top, d, some)
+        # From here on in float64: once per row, not per logit. exp(0) is written as 1, because
+        # inf - inf is NaN.
+        lift = 0.0 if top == m else m - top
+        scale_top = 1.0 if top == m else math.exp(top - m)
+        e_c = 1.0 if z_c == m else math.exp(z_c - m)
+        rest = s * scale_top
+        total = rest + e_c
+        log_total = math.log1p(rest) if z_c == m else math.log(total)
+        broken = m == -math.inf or (m == math.inf and total > 1.0) or math.isnan(total)
+        if broken or math.isnan(z_c):
+            results[:, i] = math.nan
+            saved[:, i] = math.nan
+            saved[SHARE, i] = mass if soft else (float(w[c]) if w.size else 1.0)
+            correct[i] = False
+            _fill(out, math.nan)
+            continue
+        surprise = 0.0 if z_c == m else m - z_c
+        surprise += log_total
+        if soft:
+            loss = expected + _product(mass, log_total)
+            at_target = expected_1 + _product(mass_1, log_total)
+            share = mass
+        else:
+            share = float(w[c]) if w.size else 1.0
+            loss, at_target, mass = _product(share, surprise), surprise, share
+        number = 1.0
+        if f.smoothing > 0.0:
+            mine = (float(w[c]) if w.size else 1.0) if z_c > -math.inf else 0.0
+            number = count + (1.0 if z_c > -math.inf else 0.0)
+            even = below + _product(weight, lift + log_total) + _product(mine, surprise)
+            loss = _product(1.0 - f.smoothing, loss) + f.smoothing * (even / number)
+            mass = (1.0 - f.smoothing) * mass + f.smoothing * ((weight + mine) / number)
+        lse = m + log_total
+        if f.z_loss > 0.0:
+            loss += f.z_loss * lse * lse
+        entropy = 0.0
+        if f.entropy > 0.0:
+            hot = _product(scale_top, heat + _product(s, lift)) + _product(e_c, 0.0 if z_c == m else m - float(z_c))
+            entropy = log_total + hot / total
+        results[LOSS, i], results[LSE, i] = loss, lse
+        results[LOG_PROB, i], results[ENTROPY, i] = -at_target, entropy
+        correct[i] = likely == m
+        saved[LARGEST, i], saved[TOTAL, i], saved[REST, i] = m, total, rest / total
+        saved[MASS, i], saved[SHARE, i], saved[COUNT, i] = mass, share, number
+        saved[SPREAD, i] = entropy
+        if f.out != 0:
+            _gradient(
+                f, z, d, True, top, slope, rounded, out, c, q, w,
+                float(saved[LARGEST, i]), float(saved[TOTAL, i]), float(saved[REST, i]),
+                float(saved[MASS, i]), float(saved[SHARE, i]), float(saved[COUNT, i]),
+                float(saved[SPREAD, i]), float(g[i]), 0.0, 0.0, 0.0,
+            )  # fmt: skip
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _backward(f, dtype, first, last):
+    n, classes = f.rows, f.classes
+    direct, rounds = _gradient_in(f, dtype)
+    plain, soft = _plain(f), f.q != 0
+    z_buffer, d_buffer = np.empty(classes, np.float32), np.empty(classes, np.float32)
+    slope = np.empty(classes if f.softcap > 0.0 else 0, np.float32)
+    rounded = np.empty(classes if rounds else 0, dtype)
+    w = carray(at(f.weight, np.float32), classes if f.weight != 0 else 0)
+    labels = carray(at(f.labels, np.int64), 0 if soft else n)
+    saved = carray(at(f.saved, np.float32), (SAVED, n))
+    g = carray(at(f.g, np.float32), (4, n))
+    for i in range(first, last):
+        raw = carray(at(f.x + i * f.stride_x, dtype), classes)
+        out = carray(at(f.out + i * f.stride_out, dtype), classes)
+        q = carray(at(f.q + i * f.stride_q, np.float32), classes if soft else 0)
+        c = -1 if soft else labels[i]
+        if not soft and c == f.ignore_index:
+            _fill(out, 0.0)
+            continue
+        m = float(saved[LARGEST, i])
+        if math.isnan(m):
+            _fill(out, m)
+            continue
+        z = _logits(f, raw, z_buffer, slope)
+        d = carray(at(f.out + i * f.stride_out, np.float32), classes if direct else 0)
+        if not direct:
+            d = z_buffer if plain and z.ctypes.data == z_buffer.ctypes.data else d_buffer
+        elif not plain and z.ctypes.data == d.ctypes.data:
+            _copy(z, z_buffer)
+            z = z_buffer
+        if soft:
+            c = _first(z, np.float32(m))
+        # As in the forward pass, so that both make the same bits. If the class that is left out is
+        # not the largest, the largest of the others is.
+        top = np.float32(m) if z[c] != m else _largest_but(z, c)
+        _gradient(
+            f, z, d, False, top, slope, rounded, out, c, q, w,
+            m, float(saved[TOTAL, i]), float(saved[REST, i]), float(saved[MASS, i]),
+            float(saved[SHARE, i]), float(saved[COUNT, i]), float(saved[SPREAD, i]),
+            float(g[LOSS, i]), float(g[LSE, i]), float(g[LOG_PROB, i]), float(g[ENTROPY, i]),
+        )  # fmt: skip
+
+
+def forward(x: Tensor, target: Tensor, weight: Tensor | None, o: Options) -> Rows:
+    return _run(x, target, weight, o)
+
+
+def both(
+    x: Tensor, target: Tensor, weight: Tensor | None, o: Options, g: Tensor, out: Tensor
+) -> Rows:
+    return _run(x, target, weight, o, g, out)
+
+
+def _run(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    o: Options,
+    g: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Rows:
+    n = x.shape[0]
+    found = Rows(
+        torch.empty((4, n), dtype=torch.float32),
+        torch.empty(n, dtype=torch.bool),
+        torch.empty((SAVED, n), dtype=torch.float32),
+    )
+    _loop(_forward_loop, x, target, weight, o, *found, g, out)
+    return found
 
 
 def backward(
@@ -251,170 +655,70 @@ def backward(
     target: Tensor,
     weight: Tensor | None,
     o: Options,
-    numbers: Tensor,
-    g_loss: Tensor,
-    g_lse: Tensor,
+    saved: Tensor,
+    g: Tensor,
     out: Tensor,
 ) -> None:
-    """As :func:`celib.kernels.with_aten.backward`."""
-    y, *vectors = _arrays(target.long(), numbers, g_loss, g_lse)
-    options = o.ignore_index, float(o.z_loss)
-    for i, z in _blocks(x):
-        # A block that was made here takes its own gradient.
-        made = z is not x
-        to = z if made else out[i]
-        in_place = to.data_ptr() == z.data_ptr() and z.dtype == torch.float32
-        _by_rows(_backward, len(x), i, *_arrays(z, to), in_place, y, *options, *vectors)
-        if made:
-            out[i] = z
+    _loop(_backward_loop, x, target, weight, o, None, None, saved, g, out)
 
 
-def _blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows side by side: all at once, or copies in float32 of a block at a time."""
-    if x.dtype in (torch.float32, torch.bfloat16) and x.is_contiguous():
-        yield slice(0, len(x)), x
-    else:
-        parts = blocks(x)
-        block = torch.empty(x[parts[0]].shape, dtype=torch.float32)
-        for i in parts:
-            yield i, block[: i.stop - i.start].copy_(x[i])
-
-
-def _arrays(*tensors: Tensor) -> Iterator[NDArray[Any]]:
-    # NumPy has no bfloat16: its bits.
-    return (
-        (a.view(torch.int16) if a.dtype == torch.bfloat16 else a).contiguous().numpy()
-        for a in tensors
-    )
-
-
-def _by_rows(
-    kernel: Callable[..., None], n: int, rows: slice, x: NDArray[Any], *others: Any
+def _loop(
+    loop: Any,
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    o: Options,
+    results: Tensor | None,
+    correct: Tensor | None,
+    saved: Tensor,
+    g: Tensor | None,
+    out: Tensor | None,
 ) -> None:
-    """The kernel, on as many threads as torch would use; a small input is not worth a thread."""
-    start, stop = rows.start, rows.stop
-    workers = min(torch.get_num_threads(), 1 + x.size // 2**16)
-
-    def part(k: int) -> None:
-        kernel(x, *others, start, *_part_of(k, workers, start, stop))
-
-    if workers == 1:
-        part(0)
-    elif os.getpid() == PROCESS and (openmp := _openmp()) is not None:
-        # After an operation the threads of torch wait for the next one with their cores held:
-        # beside them, threads of our own would get half of a core.
-        dtype: Any = x.dtype.type
-        body = (_forward_part if kernel is _forward else _backward_part)(dtype)
-        numbers = [workers, start, stop, n, x.shape[1], *map(_bits, (x, *others))]
-        data = (ctypes.c_int64 * len(numbers))(*numbers)
-        # Always all of them: for another number it would end threads and begin new ones.
-        openmp.GOMP_parallel(body.address, data, torch.get_num_threads(), 0)
-    else:
-        _in_threads_of_python(part, workers)
-
-
-@njit(nogil=True, cache=True)
-def _part_of(k, workers, start, stop):
-    """The first and the last row of part k, without the last, of parts of the same size."""
-    step = -(-(stop - start) // workers)
-    first = start + k * step
-    return first, min(stop, first + step)
+    soft = target.is_floating_point()
+    n, classes = x.shape
+    # Converted here, and kept until the end: the frame knows only addresses.
+    q = _rows(target.float()) if soft else None
+    labels = None if soft else target.long().contiguous()
+    w = None if weight is None else weight.float().contiguous()
+    g = None if g is None else g.float().contiguous()
+    x = _rows(x)
+    size = x.element_size()
+    streams = out is not None and out.data_ptr() != x.data_ptr() and size * x.numel() >= STREAM
+    frame = np.array(
+        (
+            *(n, classes, _address(x), x.stride(0) * size),
+            *(_address(out), 0 if out is None else out.stride(0) * size, streams),
+            *(_address(labels), _address(q), 0 if q is None else q.stride(0) * 4, _address(w)),
+            *(_address(results), _address(correct), _address(saved), _address(g)),
+            *(o.ignore_index, *o.numbers()),
+        ),
+        FRAME,
+    )
+    threads.run(loop(_BITS[x.dtype]), frame.ctypes.data, n, n * classes)
 
 
-def _bits(a: NDArray[Any] | float) -> int:
-    """An argument of a kernel as 64 bits: of an array the address, 0 if it is empty."""
-    if isinstance(a, np.ndarray):
-        return a.ctypes.data if a.size else 0
-    return int(np.float64(a).view(np.int64)) if isinstance(a, float) else int(a)
+def _rows(a: Tensor) -> Tensor:
+    """With contiguous entries in each row; the rows may be anywhere."""
+    return a if a.stride(1) == 1 or a.shape[1] == 1 else a.contiguous()
+
+
+def _address(a: Tensor | None) -> int:
+    return 0 if a is None else a.data_ptr()
 
 
 @cache
-def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP that torch runs on, where it has the entry point of GNU's: on Linux."""
-    try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        for name in ("omp_get_thread_num", "omp_get_num_threads"):
-            address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-            llvmlite.binding.add_symbol(f"celib_{name}", address)
-        pointer = ctypes.c_void_p
-        library.GOMP_parallel.argtypes = [pointer, pointer, ctypes.c_uint, ctypes.c_uint]
-        library.GOMP_parallel.restype = None
-    except (OSError, AttributeError):
-        return None
-    return library
-
-
-_thread = types.ExternalFunction("celib_omp_get_thread_num", types.int32())
-_threads = types.ExternalFunction("celib_omp_get_num_threads", types.int32())
-_PART = types.void(types.CPointer(types.int64))
-
-
-@intrinsic
-def _at(_context, address, dtype):
-    """The address of numbers of that dtype, as a pointer to them."""
-    pointer = types.CPointer(dtype.dtype)
-
-    def generate(context, builder, _signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
-
-    return pointer(address, dtype), generate
-
-
-@cache
-def _forward_part(dtype: Any) -> Any:
-    """What each thread of OpenMP runs; the numbers are those of _by_rows."""
-
-    @cfunc(_PART, cache=True)
-    def body(data):
-        a = carray(data, 14)
-        workers, start, stop, n, count = a[0], a[1], a[2], a[3], a[4]
-        x = carray(_at(a[5], dtype), (stop - start, count))
-        y, w = carray(_at(a[6], np.int64), n), carray(_at(a[7], np.float32), count * (a[7] != 0))
-        z_loss = np.int64(a[9]).view(np.float64)
-        loss, lse = carray(_at(a[10], np.float32), n), carray(_at(a[11], np.float32), n)
-        correct = carray(_at(a[12], np.bool_), n)
-        numbers = carray(_at(a[13], np.float32), (6, n))
-        for k in range(_thread(), workers, _threads()):
-            first, last = _part_of(k, workers, start, stop)
-            _forward(x, y, w, a[8], z_loss, loss, lse, correct, numbers, start, first, last)
+def _forward_loop(dtype: Any) -> Any:
+    @cfunc(threads.LOOP, cache=True)
+    def body(frame, first, last):
+        _forward(carray(at(frame, FRAME), 1)[0], dtype, first, last)
 
     return body
 
 
 @cache
-def _backward_part(dtype: Any) -> Any:
-    @cfunc(_PART, cache=True)
-    def body(data):
-        a = carray(data, 14)
-        workers, start, stop, n, count = a[0], a[1], a[2], a[3], a[4]
-        x = carray(_at(a[5], dtype), (stop - start, count))
-        out = carray(_at(a[6], dtype), (stop - start, count))
-        in_place, y = a[7] != 0, carray(_at(a[8], np.int64), n)
-        z_loss = np.int64(a[10]).view(np.float64)
-        numbers = carray(_at(a[11], np.float32), (6, n))
-        g_loss, g_lse = carray(_at(a[12], np.float32), n), carray(_at(a[13], np.float32), n)
-        for k in range(_thread(), workers, _threads()):
-            first, last = _part_of(k, workers, start, stop)
-            _backward(
-                x, out, in_place, y, a[9], z_loss, numbers, g_loss, g_lse, start, first, last
-            )  # fmt: skip
+def _backward_loop(dtype: Any) -> Any:
+    @cfunc(threads.LOOP, cache=True)
+    def body(frame, first, last):
+        _backward(carray(at(frame, FRAME), 1)[0], dtype, first, last)
 
     return body
-
-
-def _in_threads_of_python(part: Callable[[int], None], workers: int) -> None:
-    others: list[Future[None]] = []
-    for k in range(1, workers):
-        try:
-            others.append(_pool(os.getpid(), workers).submit(part, k))
-        except RuntimeError:  # the interpreter is ending: its threads take no more work
-            part(k)
-    part(0)
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    # A process that was forked has the pool, but not its threads: each process makes its own.
-    return ThreadPoolExecutor(workers, thread_name_prefix="celib")

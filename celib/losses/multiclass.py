@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from celib.arguments.arrays import readable
 from celib.arguments.errors import integer, non_negative, number, one_of
 from celib.arguments.tensors import (
     autocast,
@@ -26,10 +25,10 @@ from celib.arguments.tensors import (
     tensors,
     wide,
 )
-from celib.derivatives import Written, applied, one_minus_exp, surprise_of, times
-from celib.kernels.family import Options, lookup, weight_of
+from celib.derivatives import Written, applied, one_minus_exp, times
+from celib.kernels.family import LOSS, SHARE, Options, Rows, lookup, weight_of
 from celib.kernels.linear import loss_of_all, loss_of_each
-from celib.kernels.operators import needs_reference, rows
+from celib.kernels.operators import needs_reference, reduced, rows
 from celib.losses.reduction import REDUCTIONS, mean_of, reduce
 
 
@@ -42,11 +41,16 @@ Scale = float | Tensor
 
 
 class CrossEntropy(NamedTuple):
-    """A loss, and what is known of each row once it is computed."""
+    """A loss, and what is known of each row once it is computed.
+
+    All but ``correct`` are differentiable, in nats, and 0 where the target is ignored.
+    """
 
     loss: Tensor
-    logsumexp: Tensor  #: of the logits, in nats; 0 where the target is ignored; differentiable
+    logsumexp: Tensor  #: of the logits
     correct: Tensor  #: whether no class is likelier than the target; bool
+    log_prob: Tensor  #: of the target, without weights and smoothing; for probabilities the mean
+    entropy: Tensor  #: of the softmax
 
 
 @for_arrays
@@ -105,8 +109,9 @@ def cross_entropy(
             divisor.
         inplace_backward: whether the gradient may replace the values of ``input``, which then must
             not be a leaf, nor be needed by anything else. The backward pass can run once.
-        return_statistics: whether to return a :class:`CrossEntropy`, of which ``logsumexp`` and
-            ``correct`` have the shape of ``input`` without C.
+        return_statistics: whether to return a :class:`CrossEntropy`, whose statistics have the
+            shape of ``input`` without C. With them, a policy gradient or an entropy bonus needs no
+            second pass over the logits.
         validate: whether to check the values of ``target`` and ``weight``.
 
     Returns:
@@ -129,7 +134,10 @@ def cross_entropy(
         1.263261687518
     """
     factor = positive("scale", scale, input)
-    o = _options(ignore_index, reduction, label_smoothing, z_loss, softcap, factor, mean_over)
+    o = _options(
+        *(ignore_index, reduction, label_smoothing, z_loss, softcap, factor, mean_over),
+        return_statistics,
+    )
     input, target, weight, sample_weight = tensors(
         input=input, target=target, weight=weight, sample_weight=sample_weight
     )
@@ -150,12 +158,35 @@ def cross_entropy(
     x = x if x.stride(-1) == 1 or count == 1 else x.contiguous()
     soft = target.is_floating_point()
     y = target.reshape(-1, count) if soft else target.reshape(-1)
-    loss, lse, share, correct = rows(x, y, w, o, inplace_backward)
-    share = _share(share, None if soft else y, mean_over, ignore_index)
-    loss, lse, correct, share = (a.view(z.shape[:-1]) for a in (loss, lse, correct, share))
-    each = sample_weights(sample_weight, loss.shape, loss.dtype, validate)
+    each = sample_weights(sample_weight, z.shape[:-1], wide(z), validate)
+    over = mean_over or ("count" if soft else "weight")
+    if reduction != "none" and wrong is None and not (inplace_backward or return_statistics):
+        flat = None if each is None else each.reshape(-1)
+        total = reduced(x, y, w, o, flat, over if reduction == "mean" else None)
+        if total is not None:
+            return total
+    found = rows(x, y, w, o, inplace_backward)
+    return _finished(found, y, z.shape[:-1], wrong, each, reduction, over, o, return_statistics)
+
+
+def _finished(
+    found: Rows,
+    target: Tensor,
+    shape: Sequence[int],
+    wrong: Tensor | None,
+    each: Tensor | None,
+    reduction: str,
+    over: str,
+    o: Options,
+    return_statistics: bool,
+) -> Any:
+    """From the rows to what is returned; ``shape`` is that of the result with "none"."""
+    loss, lse, log_prob, entropy = (a.view(shape) for a in found.results.unbind())
+    share = _share(found.saved[SHARE], target, over, o.ignore_index).view(shape)
     loss = reduce(spoil(loss, wrong), reduction, share, each)
-    return CrossEntropy(loss, lse, correct) if return_statistics else loss
+    if not return_statistics:
+        return loss
+    return CrossEntropy(loss, lse, found.correct.view(shape), log_prob, entropy)
 
 
 @for_arrays
@@ -215,7 +246,10 @@ def linear_cross_entropy(
     """
     ignore = -100 if ignore_index is None else ignore_index
     factor = positive("scale", scale, input)
-    o = _options(ignore, reduction, label_smoothing, z_loss, softcap, factor, mean_over)
+    o = _options(
+        *(ignore, reduction, label_smoothing, z_loss, softcap, factor, mean_over),
+        return_statistics,
+    )
     if chunk_size is not None:
         chunk_size = integer("chunk_size", chunk_size, lambda n: 0 < n < 2**63, "at least 1")
     input, linear_weight, target, linear_bias, weight, sample_weight = tensors(
@@ -243,22 +277,19 @@ def linear_cross_entropy(
         # A factor of the input is one of the logits, and the input is smaller.
         factor = factor.to(x.dtype)
         x, bias = x * factor, None if bias is None else _scaled(bias, factor)
-    classes = None if soft else y
+    over = mean_over or ("count" if soft else "weight")
     more = needs_reference(y, w)
     if reduction != "none" and not return_statistics and not more and each is None:
         total, share = loss_of_all(x, matrix, bias, y, w, o, chunk_size)
         total = spoil(total, None if wrong is None else wrong.any())
-        share = _share(share, classes, mean_over, ignore)
+        share = _share(share, y, over, ignore)
         return total if reduction == "sum" else mean_of(total, share.sum())
-    loss, lse, share, correct = (
+    found = (
         rows(torch.nn.functional.linear(x, matrix, bias), y, w, o)
         if soft or more
         else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
     )
-    share = _share(share, classes, mean_over, ignore)
-    loss, lse, correct, share = (a.view(shape[:-1]) for a in (loss, lse, correct, share))
-    loss = reduce(spoil(loss, wrong), reduction, share, each)
-    return CrossEntropy(loss, lse, correct) if return_statistics else loss
+    return _finished(found, y, shape[:-1], wrong, each, reduction, over, o, return_statistics)
 
 
 def _options(
@@ -269,6 +300,7 @@ def _options(
     softcap: float | None,
     scale: Scale,
     mean_over: str | None,
+    entropy: bool,
 ) -> Options:
     """The options of a kernel; a scale that is a tensor is multiplied before it."""
     one_of("reduction", reduction, REDUCTIONS)
@@ -283,7 +315,7 @@ def _options(
             "softcap", softcap, lambda c: 0 < c < math.inf, "a positive number, or None"
         )
     scale = 1.0 if isinstance(scale, Tensor) else scale
-    return Options(ignore_index, label_smoothing, z_loss, softcap or 0.0, scale)
+    return Options(ignore_index, label_smoothing, z_loss, softcap or 0.0, scale, entropy)
 
 
 def _without_ignored(rows: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -322,13 +354,12 @@ def _targets(
     return labels(target, sites, shape[axis], ignore_index, validate), None
 
 
-def _share(
-    share: Tensor, labels: Tensor | None, mean_over: str | None, ignore_index: int
-) -> Tensor:
+def _share(share: Tensor, target: Tensor, over: str, ignore_index: int) -> Tensor:
     """What each target, a class or else a row of probabilities, adds to the divisor of a mean."""
-    if mean_over == "weight" or (mean_over is None and labels is not None):
+    if over == "weight":
         return share
-    return torch.ones_like(share) if labels is None else (labels.long() != ignore_index).to(share)
+    soft = target.is_floating_point()
+    return torch.ones_like(share) if soft else (target.long() != ignore_index).to(share)
 
 
 @for_arrays
@@ -380,14 +411,14 @@ def focal_loss(
     input, target, weight, sample_weight = tensors(
         input=input, target=target, weight=weight, sample_weight=sample_weight
     )
-    surprise, y, kept, wrong = _surprise_at(input, target, ignore_index, validate)
+    surprise, y, kept = _surprise_at(input, target, ignore_index, validate)
     w = class_weights(weight, input.shape[min(1, input.ndim - 1)], surprise.dtype, validate)
     each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
     share = kept if w is None else torch.where(kept, weight_of(y, w), 0.0)
     loss = _focal(surprise, gamma)
     loss = torch.where(kept, loss if w is None else times(share, loss), 0.0)
     total = kept if mean_over == "count" else share
-    return reduce(spoil(loss, wrong), reduction, total, each)
+    return reduce(loss, reduction, total, each)
 
 
 @for_arrays
@@ -428,10 +459,10 @@ def generalized_cross_entropy(
     one_of("reduction", reduction, REDUCTIONS)
     q = number("q", q, lambda q: 0 < q <= 1, "a number in (0, 1]")
     input, target, sample_weight = tensors(input=input, target=target, sample_weight=sample_weight)
-    surprise, _, kept, wrong = _surprise_at(input, target, ignore_index, validate)
+    surprise, _, kept = _surprise_at(input, target, ignore_index, validate)
     each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
     loss = torch.where(kept, one_minus_exp(q * surprise) / q, 0.0)
-    return reduce(spoil(loss, wrong), reduction, kept, each)
+    return reduce(loss, reduction, kept, each)
 
 
 @for_arrays
@@ -478,10 +509,10 @@ def symmetric_cross_entropy(
     alpha, beta = non_negative("alpha", alpha), non_negative("beta", beta)
     log_zero = number("log_zero", log_zero, lambda a: -math.inf < a < 0, "a finite number below 0")
     input, target, sample_weight = tensors(input=input, target=target, sample_weight=sample_weight)
-    surprise, _, kept, wrong = _surprise_at(input, target, ignore_index, validate)
+    surprise, _, kept = _surprise_at(input, target, ignore_index, validate)
     each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
     loss = times(alpha, surprise) - beta * log_zero * one_minus_exp(surprise)
-    return reduce(spoil(torch.where(kept, loss, 0.0), wrong), reduction, kept, each)
+    return reduce(torch.where(kept, loss, 0.0), reduction, kept, each)
 
 
 class _Focal(Written):
@@ -515,13 +546,16 @@ _focal: Callable[[Tensor, float], Tensor] = applied(_Focal)
 
 def _surprise_at(
     input: Tensor, target: Tensor, ignore_index: int, validate: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The surprise at each class that counts, the classes, which count, and which are wrong."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The surprise at each class that counts, the classes, and which count.
+
+    Where nothing can be raised, it is NaN at a class that does not exist.
+    """
     ignore_index = integer("ignore_index", ignore_index, _in_64_bits, "an integer")
     z = logits("input", input)
-    z = z.to(wide(z))
     y = labels(target, z.shape[:-1], z.shape[-1], ignore_index, validate)
-    y, kept, wrong = lookup(y, z.shape[-1], ignore_index)
-    surprise = surprise_of(torch.where(kept[..., None], z, 0.0))
-    checked = validate and readable(y)
-    return surprise.gather(-1, y[..., None])[..., 0], y, kept, None if checked else wrong
+    x = z.reshape(-1, z.shape[-1])
+    x = x if x.stride(-1) == 1 or z.shape[-1] == 1 else x.contiguous()
+    found = rows(x, y.reshape(-1), None, Options(ignore_index))
+    y, kept, _ = lookup(y, z.shape[-1], ignore_index)
+    return found.results[LOSS].view(z.shape[:-1]), y, kept
