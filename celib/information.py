@@ -17,22 +17,29 @@ logarithm, and so out of that gradient, which is finite, as for a class that is 
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from celib.arguments.arrays import (
+    SUM_TOLERANCE,
     Array,
     Axis,
     alike,
     check,
     clipped,
     distributions,
+    extremes,
     finish,
     floating,
     is_tensor,
+    like,
     outcomes,
+    plain,
+    plain_rows,
     probabilities,
     quiet,
     readable,
@@ -47,7 +54,13 @@ from celib.arguments.arrays import (
 )
 from celib.arguments.errors import number, one_of, refuse_shape
 from celib.arguments.samples import labels_of_any_kind, weights
-from celib.stable import largest_entry, logsumexp
+from celib.stable import (
+    largest_entry,
+    largest_of_plain,
+    logsumexp,
+    logsumexp_of_near,
+    sum_without,
+)
 
 __all__ = [
     "conditional_entropy",
@@ -68,7 +81,6 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-@quiet
 def self_information(p: Array, *, base: float | None = None) -> Array:
     r"""Surprise at an outcome, :math:`I = -\log p` (equation ``eq-self-information``).
 
@@ -88,6 +100,15 @@ def self_information(p: Array, *, base: float | None = None) -> Array:
         >>> self_information([1.0, 0.125, 0.0], base=2).tolist()
         [0.0, 3.0, inf]
     """
+    if (known := plain(p)) is not None and _inner(*known[1]):
+        xp, (inner,) = known
+        nats = 0.0 - xp.log(inner)
+        return like(p, nats if base is None else nats / _nats(base))
+    return _self_information(p, base)
+
+
+@quiet
+def _self_information(p: Array, base: float | None) -> Array:
     unit = _nats(base)
     xp, (p,) = real({"p": p})
     eps = float(xp.finfo(p.dtype).eps)
@@ -97,7 +118,6 @@ def self_information(p: Array, *, base: float | None = None) -> Array:
     return finish(xp, spoil(xp, (0.0 - xp.log(p)) / unit, wrong), dtype)
 
 
-@quiet
 def entropy(
     p: Array, *, axis: Axis = -1, base: float | None = None, validate: bool = True
 ) -> Array:
@@ -124,12 +144,9 @@ def entropy(
         >>> f"{entropy([1.0, 1e-20], base=2):.10e}"
         '6.6438561898e-19'
     """
-    unit = _nats(base)
-    xp, dtype, (p,), wrong = _rows(axis, validate, p=p)
-    return finish(xp, spoil(xp, _cross_entropy(xp, p, p) / unit, wrong), dtype)
+    return _measure(_entropy, _cross_entropy_of_inner, axis, base, validate, p, zeros=True)
 
 
-@quiet
 def cross_entropy(
     p: Array, q: Array, *, axis: Axis = -1, base: float | None = None, validate: bool = True
 ) -> Array:
@@ -155,12 +172,9 @@ def cross_entropy(
         >>> float(cross_entropy([0.5, 0.5], [1.0, 0.0]))
         inf
     """
-    unit = _nats(base)
-    xp, dtype, (p, q), wrong = _rows(axis, validate, p=p, q=q)
-    return finish(xp, spoil(xp, _cross_entropy(xp, p, q) / unit, wrong), dtype)
+    return _measure(_cross_entropy, _cross_entropy_of_inner, axis, base, validate, p, q, zeros=True)
 
 
-@quiet
 def kl_divergence(
     p: Array, q: Array, *, axis: Axis = -1, base: float | None = None, validate: bool = True
 ) -> Array:
@@ -195,12 +209,9 @@ def kl_divergence(
         >>> f"{kl_divergence([0.5, 0.5], [1.0, 1e-300]):.12f}"
         '344.694616768547'
     """
-    unit = _nats(base)
-    xp, dtype, (p, q), wrong = _rows(axis, validate, p=p, q=q)
-    return finish(xp, spoil(xp, _kl_divergence(xp, p, q) / unit, wrong), dtype)
+    return _measure(_kl_divergence, _kl_divergence_of_inner, axis, base, validate, p, q)
 
 
-@quiet
 def js_divergence(
     p: Array, q: Array, *, axis: Axis = -1, base: float | None = None, validate: bool = True
 ) -> Array:
@@ -230,12 +241,9 @@ def js_divergence(
         >>> f"{js_divergence([0.5 + 2**-40, 0.5 - 2**-40], [0.5, 0.5]):.12e}"
         '4.135903062765e-25'
     """
-    unit = _nats(base)
-    xp, dtype, (p, q), wrong = _rows(axis, validate, p=p, q=q)
-    return finish(xp, spoil(xp, _js_divergence(xp, p, q) / unit, wrong), dtype)
+    return _measure(_js_divergence, _js_divergence_of_inner, axis, base, validate, p, q)
 
 
-@quiet
 def renyi_entropy(
     p: Array,
     order: float,
@@ -270,13 +278,12 @@ def renyi_entropy(
         >>> float(renyi_entropy([0.5, 0.25, 0.25], float("inf"), base=2))
         1.0
     """
-    unit = _nats(base)
-    order = number("order", order, lambda a: a >= 0, "at least 0")
-    xp, dtype, (p,), wrong = _rows(axis, validate, p=p)
-    return finish(xp, spoil(xp, _renyi_entropy(xp, p, float(order)) / unit, wrong), dtype)
+    order = float(number("order", order, lambda a: a >= 0, "at least 0"))
+    numerics = functools.partial(_renyi_entropy, order=order)
+    of_inner = functools.partial(_renyi_entropy_of_inner, order=order)
+    return _measure(numerics, of_inner, axis, base, validate, p)
 
 
-@quiet
 def mutual_information(joint: Array, *, base: float | None = None, validate: bool = True) -> Array:
     r"""What one variable tells about the other.
 
@@ -304,12 +311,11 @@ def mutual_information(joint: Array, *, base: float | None = None, validate: boo
         >>> f"{mutual_information([[0.25 + e, 0.25 - e], [0.25 - e, 0.25 + e]]):.12e}"
         '6.938893903907e-18'
     """
-    unit = _nats(base)
-    xp, dtype, joint, wrong = _joint(joint, validate)
-    return finish(xp, spoil(xp, _mutual_information(xp, joint) / unit, wrong), dtype)
+    return _measure_of_joint(
+        _mutual_information, _mutual_information_of_inner, joint, base, validate
+    )
 
 
-@quiet
 def conditional_entropy(joint: Array, *, base: float | None = None, validate: bool = True) -> Array:
     r"""Mean surprise at Y of one who knows X.
 
@@ -333,10 +339,9 @@ def conditional_entropy(joint: Array, *, base: float | None = None, validate: bo
         >>> f"{conditional_entropy([[0.5, 1e-20], [0.0, 0.5]]):.10e}"
         '4.6358554679e-19'
     """
-    unit = _nats(base)
-    xp, dtype, joint, wrong = _joint(joint, validate)
-    surprise = xp.sum(joint * _surprise(xp, joint), axis=-1)
-    return finish(xp, spoil(xp, xp.sum(surprise, axis=-1) / unit, wrong), dtype)
+    return _measure_of_joint(
+        _conditional_entropy, _conditional_entropy_of_inner, joint, base, validate
+    )
 
 
 def joint_distribution(x: Array, y: Array, *, sample_weight: Array | None = None) -> Array:
@@ -381,7 +386,6 @@ def joint_distribution(x: Array, y: Array, *, sample_weight: Array | None = None
     return to_tensor("table", shares, x.device) if is_tensor(x) else shares
 
 
-@quiet
 def perplexity(
     p: Array, *, q: Array | None = None, axis: Axis = -1, validate: bool = True
 ) -> Array:
@@ -408,15 +412,10 @@ def perplexity(
         >>> float(perplexity([1.0, 0.0], q=[0.0, 1.0]))
         inf
     """
-    if q is None:
-        xp, dtype, (p,), wrong = _rows(axis, validate, p=p)
-        q = p
-    else:
-        xp, dtype, (p, q), wrong = _rows(axis, validate, p=p, q=q)
-    return finish(xp, spoil(xp, xp.exp(_cross_entropy(xp, p, q)), wrong), dtype)
+    given = (p,) if q is None else (p, q)
+    return _measure(_perplexity, _perplexity_of_inner, axis, None, validate, *given, zeros=True)
 
 
-@quiet
 def entropy_from_counts(
     counts: Array, *, axis: Axis = -1, base: float | None = None, method: str = "miller-madow"
 ) -> Array:
@@ -449,6 +448,18 @@ def entropy_from_counts(
     """
     unit = _nats(base)
     one_of("method", method, ("miller-madow", "plugin"))
+    if (known := plain_rows(axis, counts)) is not None:
+        xp, (rows,) = known
+        low, high = extremes(rows)
+        if low >= 1.0 and high < 2.0**53 and extremes(rows - xp.round(rows)) == (0.0, 0.0):
+            size, seen = rows.sum(-1), rows.shape[-1]
+            bias = (seen - 1.0) / (2.0 * size) if method == "miller-madow" else 0.0
+            return like(counts, (_surprise_of_inner(xp, rows) / size + bias) / unit)
+    return _entropy_from_counts(counts, axis, unit, method)
+
+
+@quiet
+def _entropy_from_counts(counts: Array, axis: Axis, unit: float, method: str) -> Array:
     xp, dtype, (counts,) = floating(counts=counts)
     axes = resolve_axis(axis, counts.ndim)
     outcomes("counts", counts.shape, axes)
@@ -468,6 +479,14 @@ def entropy_from_counts(
 # Numerics: rows along the last axis, nothing checked, nats.
 
 
+def _entropy(xp: Any, p: Array) -> Array:
+    return _cross_entropy(xp, p, p)
+
+
+def _perplexity(xp: Any, p: Array, q: Array | None = None) -> Array:
+    return xp.exp(_cross_entropy(xp, p, p if q is None else q))
+
+
 def _cross_entropy(xp: Any, p: Array, q: Array) -> Array:
     both_zero = (p == 0) & (q == 0)
     # 0 - x, not -x: the entropy of a certain outcome is 0.0, not -0.0.
@@ -476,6 +495,15 @@ def _cross_entropy(xp: Any, p: Array, q: Array) -> Array:
 
 # (atanh(s) / s - 1) / s^2 = 1/3 + s^2/5 + ...: for |s| <= 1/4 the rest is below 2^-57.
 _ATANH = tuple(1.0 / (2 * k + 3) for k in range(13))
+
+
+def _close(s: Array) -> Array:
+    """(1 + s) atanh(s) - s, for small s."""
+    square = s * s
+    series = square * _ATANH[-1]
+    for coefficient in _ATANH[-2:0:-1]:
+        series = (series + coefficient) * square
+    return square * (1.0 + s * (1.0 + s) * (series + _ATANH[0]))
 
 
 def _excess(xp: Any, p: Array, q: Array, difference: Array) -> Array:
@@ -491,11 +519,7 @@ def _excess(xp: Any, p: Array, q: Array, difference: Array) -> Array:
     s = difference / xp.where(total > 0, total, 1.0)
     near = xp.abs(s) <= 0.25
     s = xp.where(near, s, 0.0)
-    square = s * s
-    series = xp.zeros_like(s)
-    for coefficient in reversed(_ATANH):
-        series = series * square + coefficient
-    close = total * square * (1.0 + s * (1.0 + s) * series)
+    close = total * _close(s)
 
     # Far apart, the two parts differ by a factor and the plain form loses a few units at most.
     used = ~near & (p > 0)
@@ -508,25 +532,25 @@ def _excess(xp: Any, p: Array, q: Array, difference: Array) -> Array:
     return xp.where(near, close, apart)
 
 
-def _kl_divergence(xp: Any, p: Array, q: Array) -> Array:
+def _kl_divergence(xp: Any, p: Array, q: Array, excess: Callable[..., Array] = _excess) -> Array:
     # The grouping property: the terms of rows with different sums contain the divergence of the
     # sums. p - q is exact for close p and q, so its sum is the difference of the sums.
     difference = p - q
     p_sum, q_sum = xp.sum(p, axis=-1), xp.sum(q, axis=-1)
-    of_sums = _excess(xp, p_sum, q_sum, xp.sum(difference, axis=-1))
-    out = (xp.sum(_excess(xp, p, q, difference), axis=-1) - of_sums) / p_sum
+    of_sums = excess(xp, p_sum, q_sum, xp.sum(difference, axis=-1))
+    out = (xp.sum(excess(xp, p, q, difference), axis=-1) - of_sums) / p_sum
     return clipped(xp, out, 0.0, None)
 
 
-def _js_divergence(xp: Any, p: Array, q: Array) -> Array:
-    def excess(p: Array, q: Array, half: Array) -> Array:
+def _js_divergence(xp: Any, p: Array, q: Array, excess: Callable[..., Array] = _excess) -> Array:
+    def both(p: Array, q: Array, half: Array) -> Array:
         mean = 0.5 * (p + q)
-        return _excess(xp, p, mean, half) + _excess(xp, q, mean, -half)
+        return excess(xp, p, mean, half) + excess(xp, q, mean, -half)
 
     half = 0.5 * (p - q)
     p_sum, q_sum = xp.sum(p, axis=-1), xp.sum(q, axis=-1)
-    of_sums = excess(p_sum, q_sum, xp.sum(half, axis=-1))
-    out = (xp.sum(excess(p, q, half), axis=-1) - of_sums) / (p_sum + q_sum)
+    of_sums = both(p_sum, q_sum, xp.sum(half, axis=-1))
+    out = (xp.sum(both(p, q, half), axis=-1) - of_sums) / (p_sum + q_sum)
     return clipped(xp, out, 0.0, math.log(2.0))
 
 
@@ -562,6 +586,10 @@ def _mutual_information(xp: Any, joint: Array) -> Array:
     return xp.sum(to_rows(xp, terms, (joint.ndim - 2, joint.ndim - 1)), axis=-1)
 
 
+def _conditional_entropy(xp: Any, joint: Array) -> Array:
+    return xp.sum(xp.sum(joint * _surprise(xp, joint), axis=-1), axis=-1)
+
+
 def _surprise(xp: Any, weights: Array) -> Array:
     """-log of each weight's share of its row, 0 where the weight is 0.
 
@@ -576,7 +604,208 @@ def _surprise(xp: Any, weights: Array) -> Array:
     return xp.where(is_top, xp.log1p(others / largest), 0.0 - xp.log(share))
 
 
+# The same of inner points of the simplex, which nearly all are: see ``arguments.arrays.plain``. No
+# entry is 0 or so close to it that anything over- or underflows, so that there is neither a case to
+# tell apart nor a warning of NumPy to silence.
+
+_TINY = 2.0**-99
+_BLOCK = 2**14
+
+
+def _inner(*arrays: Array) -> bool:
+    """Whether all numbers are in (0, 1], and none tiny."""
+    for p in arrays:
+        low, high = extremes(p)
+        if not (low > _TINY and high <= 1.0):
+            return False
+    return True
+
+
+def _sums_to_one(p: Array) -> bool:
+    low, high = extremes(p.sum(-1))
+    return low >= 1.0 - SUM_TOLERANCE and high <= 1.0 + SUM_TOLERANCE
+
+
+def _sum_of_products(p: Array, terms: Array) -> Array:
+    """Pairwise, but for short sums, where that is no better. Writes over ``terms``."""
+    if p.ndim == 1 and p.shape[0] <= 128:
+        return p.dot(terms)
+    terms *= p
+    return terms.sum(-1)
+
+
+def _cross_entropy_of_inner(xp: Any, p: Array, q: Array | None = None) -> Array:
+    return 0.0 - _sum_of_products(p, xp.log(p if q is None else q))
+
+
+def _perplexity_of_inner(xp: Any, p: Array, q: Array | None = None) -> Array:
+    return xp.exp(_cross_entropy_of_inner(xp, p, q))
+
+
+def _excess_of_inner(xp: Any, p: Array, q: Array, difference: Array) -> Array:
+    """As ``_excess``. Its many steps are taken block by block, which stays in the cache."""
+    size = math.prod(p.shape)
+    if size <= _BLOCK:
+        total = p + q
+        s = difference / total
+        apart = xp.log(p / q)
+        apart = p * apart - difference
+        return xp.where(abs(s) <= 0.25, total * _close(s), apart)
+    out = xp.empty_like(p)
+    flat = [a.reshape(-1) for a in (out, p, q, difference)]
+    for start in range(0, size, _BLOCK):
+        into, *block = [a[start : start + _BLOCK] for a in flat]
+        into[:] = _excess_of_inner(xp, *block)
+    return out
+
+
+def _kl_divergence_of_inner(xp: Any, p: Array, q: Array) -> Array:
+    r"""The plain sum, if the distributions are far apart.
+
+    Its rounding errors are at most a few units of :math:`\sum p |\log (p / q)| \le D + 2`, which is
+    no loss beside a divergence D of the size of 1.
+    """
+    ratios = p / q
+    p_sum = p.sum(-1)
+    out = _sum_of_products(p, xp.log(ratios, out=ratios)) / p_sum - xp.log(p_sum / q.sum(-1))
+    return out if extremes(out)[0] > 0.5 else _kl_divergence(xp, p, q, _excess_of_inner)
+
+
+def _js_divergence_of_inner(xp: Any, p: Array, q: Array) -> Array:
+    """The plain sum, too, with s = (p - q) / (p + q) in p / m = 1 + s and q / m = 1 - s."""
+
+    def twice(total: Array, s: Array) -> Array:
+        terms = xp.log1p(s)
+        terms *= 1.0 + s
+        other = xp.log1p(-s)
+        other *= 1.0 - s
+        terms += other
+        terms *= total
+        return terms
+
+    total = p + q
+    s = p - q
+    s /= total
+    p_sum, q_sum = p.sum(-1), q.sum(-1)
+    both = p_sum + q_sum
+    out = 0.5 * (twice(total, s).sum(-1) - twice(both, (p_sum - q_sum) / both)) / both
+    return out if extremes(out)[0] > 0.1 else _js_divergence(xp, p, q, _excess_of_inner)
+
+
+def _renyi_entropy_of_inner(xp: Any, p: Array, order: float) -> Array | None:
+    if order == 1:
+        return _cross_entropy_of_inner(xp, p)
+    log_p = xp.log(p)
+    low, high = extremes(log_p)
+    if not 0 < order < 2.0**20 or order * (high - low) > 80.0:  # too far apart for exponentials
+        return None
+    if order > 1:
+        powers = order * log_p
+        log_sum = logsumexp_of_near(xp, powers, *largest_of_plain(powers))
+        if extremes(log_sum)[1] < -math.log(2.0):
+            return log_sum / (1.0 - order)
+    gap = xp.expm1(abs(order - 1.0) * log_p)
+    gap *= xp.exp(min(order, 1.0) * log_p)
+    change = math.copysign(1.0, order - 1.0) * gap.sum(-1)
+    return xp.log1p(change) / (1.0 - order) + 0.0 if extremes(change)[0] > -0.5 else None
+
+
+def _mutual_information_of_inner(xp: Any, joint: Array) -> Array:
+    *batch, x, y = tuple(joint.shape)
+    p_x = joint.sum(-1)[..., None]
+    total = p_x.sum(-2)[..., None]
+    # Contiguous rows, of which sums are pairwise.
+    p_y = joint.swapaxes(-1, -2).reshape(-1).reshape(*batch, y, x).sum(-1)[..., None, :] / total
+    given_x = joint / p_x
+    terms = _excess_of_inner(xp, given_x, xp.broadcast_to(p_y, joint.shape), given_x - p_y)
+    terms *= p_x / total
+    return terms.reshape(*batch, x * y).sum(-1)
+
+
+def _conditional_entropy_of_inner(xp: Any, joint: Array) -> Array:
+    return _surprise_of_inner(xp, joint).sum(-1)
+
+
+def _surprise_of_inner(xp: Any, weights: Array) -> Array:
+    """The sum of each row of weights times ``_surprise``."""
+    if weights.ndim == 1:
+        return _surprise_of_inner(xp, weights[None])[0]
+    largest, at = largest_of_plain(weights)
+    shares = weights * 1.0
+    others = sum_without(shares, at)
+    shares = xp.divide(weights, largest + others, out=shares)
+    logs = xp.log(shares, out=shares)
+    logs.reshape(-1)[at] = -xp.log1p(others / largest).reshape(-1)
+    logs *= weights
+    return 0.0 - logs.sum(-1)
+
+
 # Arguments.
+
+
+def _measure(
+    numerics: Callable[..., Array],
+    of_inner: Callable[..., Array | None],
+    axis: Axis,
+    base: float | None,
+    validate: bool,
+    *given: Array,
+    zeros: bool = False,
+) -> Array:
+    """A measure of rows of p, or of p and q, by the short way if it is open.
+
+    ``zeros``: p may have some on that way, if beside it there is something to take logarithms of.
+    """
+    if (known := plain_rows(axis, *given)) is not None:
+        xp, rows = known
+        inner = _inner(*rows)
+        if not inner and zeros:
+            p, *q = rows
+            filled = p + (p == 0.0)  # 1 in place of 0
+            inner, rows = _inner(filled, *q), [p, *(q or [filled])]
+        if inner and (not validate or all([_sums_to_one(p) for p in rows[: len(given)]])):
+            nats = of_inner(xp, *rows)
+            if nats is not None:
+                return like(given[0], nats if base is None else nats / _nats(base))
+    return _in_general(numerics, axis, base, validate, *given)
+
+
+@quiet
+def _in_general(
+    numerics: Callable[..., Array],
+    axis: Axis,
+    base: float | None,
+    validate: bool,
+    *given: Array,
+) -> Array:
+    unit = _nats(base)
+    xp, dtype, rows, wrong = _rows(axis, validate, **dict(zip("pq", given, strict=False)))
+    return finish(xp, spoil(xp, numerics(xp, *rows) / unit, wrong), dtype)
+
+
+def _measure_of_joint(
+    numerics: Callable[..., Array],
+    of_inner: Callable[..., Array],
+    joint: Array,
+    base: float | None,
+    validate: bool,
+) -> Array:
+    if (known := plain(joint)) is not None:
+        xp, (table,) = known
+        flat = table.reshape(*table.shape[:-2], -1)
+        if table.ndim > 1 and _inner(table) and (not validate or _sums_to_one(flat)):
+            nats = of_inner(xp, table)
+            return like(joint, nats if base is None else nats / _nats(base))
+    return _joint_in_general(numerics, joint, base, validate)
+
+
+@quiet
+def _joint_in_general(
+    numerics: Callable[..., Array], joint: Array, base: float | None, validate: bool
+) -> Array:
+    unit = _nats(base)
+    xp, dtype, table, wrong = _joint(joint, validate)
+    return finish(xp, spoil(xp, numerics(xp, table) / unit, wrong), dtype)
 
 
 def _nats(base: float | None) -> float:

@@ -10,25 +10,34 @@ and rounded once. A NaN that is not masked comes out as NaN; an infinity never w
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import scipy.special
 from array_api_compat import is_numpy_namespace
 
 from celib.arguments.arrays import (
+    FEW,
     Array,
     Axis,
     broadcast,
     check,
     entry_tolerance,
+    extremes,
     finish,
     floating,
     from_rows,
     is_tensor,
+    like,
     mask,
+    only_values,
     place_of,
+    plain,
+    plain_rows,
     quiet,
+    ready,
     real,
     resolve_axis,
     same_labels,
@@ -44,7 +53,6 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-@quiet
 def logsumexp(
     x: Array,
     *,
@@ -107,6 +115,21 @@ def logsumexp(
         >>> bool(abs(value) <= bound), f"{bound:.0e}"
         (True, '2e-16')
     """
+    usual = where is None and weights is None and not keepdims and not return_bound
+    if usual and (known := _near_rows(x, axis)) is not None:
+        return like(x, logsumexp_of_near(*known))
+    return _logsumexp_of_any(x, axis, where, weights, keepdims, return_bound)
+
+
+@quiet
+def _logsumexp_of_any(
+    x: Array,
+    axis: Axis,
+    where: Array | None,
+    weights: Array | None,
+    keepdims: bool,
+    return_bound: bool,
+) -> Array:
     if where is not None:
         same_labels({"x": x, "where": where})
     xp, (x, *factors) = real({"x": x} if weights is None else {"x": x, "weights": weights})
@@ -134,7 +157,6 @@ def logsumexp(
     return out, (bound.detach() if is_tensor(x) else bound)[()]
 
 
-@quiet
 def softmax(
     x: Array, *, axis: Axis = -1, temperature: Array = 1.0, where: Array | None = None
 ) -> Array:
@@ -170,10 +192,16 @@ def softmax(
         >>> softmax([3.0, float("nan")], where=[False, False]).tolist()
         [0.0, 0.0]
     """
+    if where is None and _is_short(x, axis, temperature):
+        out = x.softmax(-1)
+        # A row with inf, which has a limit, and one without a softmax are NaN from end to end.
+        if not math.isnan(extremes(out)[0]):
+            return out
+    if where is None and (known := _near_rows(x, axis, temperature)) is not None:
+        return like(x, _softmax_of_near(*known, temperature))
     return _map_rows(_softmax, 0.0, x, axis, temperature, where)
 
 
-@quiet
 def log_softmax(
     x: Array, *, axis: Axis = -1, temperature: Array = 1.0, where: Array | None = None
 ) -> Array:
@@ -205,10 +233,16 @@ def log_softmax(
         >>> log_softmax([float("inf"), 0.0]).tolist()
         [0.0, -inf]
     """
+    if where is None and _is_short(x, axis, temperature):
+        out = x.log_softmax(-1)
+        # torch takes log(1 + others), which keeps its digits if the others make up half of the sum.
+        if extremes(out)[1] < -math.log(2.0):
+            return out
+    if where is None and (known := _near_rows(x, axis, temperature)) is not None:
+        return like(x, _log_softmax_of_near(*known, temperature))
     return _map_rows(_log_softmax, -math.inf, x, axis, temperature, where)
 
 
-@quiet
 def log1mexp(x: Array) -> Array:
     r"""Logarithm of one minus an exponential, :math:`\log(1 - e^{-x})` for :math:`x > 0`.
 
@@ -229,15 +263,11 @@ def log1mexp(x: Array) -> Array:
         >>> [f"{y:.10e}" for y in log1mexp([50, 1e-300])]
         ['-1.9287498480e-22', '-6.9077552790e+02']
     """
-    xp, dtype, (x,) = floating(x=x)
-    # Below log 2 the digits are in 1 - e^-x, above in e^-x (Maechler 2012, eq. 7).
-    small = x <= math.log(2.0)
-    near = xp.log(-xp.expm1(-x))
-    far = xp.log1p(-xp.exp(-xp.where(small, 1.0, x)))
-    return finish(xp, xp.where(small, near, far), dtype)
+    if (known := _plain_between(0.0, x, _FAR)) is not None:
+        return like(x, _log1mexp_of_plain(*known))
+    return _map_entries(_log1mexp, "x", x)
 
 
-@quiet
 def log1pexp(x: Array) -> Array:
     r"""Logarithm of one plus an exponential (softplus), :math:`\log(1 + e^x)`.
 
@@ -258,11 +288,11 @@ def log1pexp(x: Array) -> Array:
         >>> float(log1pexp(1000.0))
         1000.0
     """
-    xp, dtype, (x,) = floating(x=x)
-    return finish(xp, xp.logaddexp(x, xp.zeros_like(x)), dtype)
+    if ready(x) and (is_tensor(x) or (x.size and x.item(x.argmin()) > -_FAR)):
+        return np.logaddexp(x, 0.0) if type(x) is np.ndarray else _log1pexp(None, x)
+    return _map_entries(_log1pexp, "x", x)
 
 
-@quiet
 def logit(p: Array) -> Array:
     r"""Log-odds of a probability, :math:`\log(p / (1 - p))`.
 
@@ -282,21 +312,21 @@ def logit(p: Array) -> Array:
         >>> f"{logit(0.5 + 2**-53):.12e}"
         '4.440892098501e-16'
     """
+    if (known := _plain_between(2.0**-99, p, 1.0)) is not None:
+        return like(p, _logit_of_inner(*known))
+    return _logit_of_any(p)
+
+
+@quiet
+def _logit_of_any(p: Array) -> Array:
     xp, dtype, (p,) = floating(p=p)
     # Outside [0, 1] by rounding is at its end; what is farther outside becomes NaN below.
     beyond = entry_tolerance(float(xp.finfo(dtype).eps))
     p = xp.where((p < 0) & (p >= -beyond), 0.0, p)
     p = xp.where((p > 1) & (p <= 1.0 + beyond), 1.0, p)
-    # torch.special.logit is log(p / (1 - p)), which has no digit left near 1/2, where p / (1 - p)
-    # rounds to 1. There 2p - 1 is exact.
-    middle = (p > 0.25) & (p < 0.75)
-    half = xp.where(middle, p, 0.5)
-    p = xp.where(middle, 0.25, p)
-    out = xp.where(middle, xp.log1p((2.0 * half - 1.0) / (1.0 - half)), xp.log(p) - xp.log1p(-p))
-    return finish(xp, out, dtype)
+    return finish(xp, _logit(xp, p), dtype)
 
 
-@quiet
 def expit(x: Array) -> Array:
     r"""Logistic sigmoid, :math:`1 / (1 + e^{-x})`, the inverse of :func:`logit`.
 
@@ -315,12 +345,148 @@ def expit(x: Array) -> Array:
         >>> expit([-1000, 0, 1000]).tolist()
         [0.0, 0.5, 1.0]
     """
-    xp, dtype, (x,) = floating(x=x)
-    special = xp.special if is_tensor(x) else scipy.special
-    return finish(xp, special.expit(x), dtype)
+    return _expit(None, x) if ready(x) else _map_entries(_expit, "x", x)
+
+
+# The usual arguments, which are what ``arguments.arrays.plain`` lets through, and near to each
+# other: no exponential underflows, even in float32, and no number is infinite or NaN. So there is
+# neither a case to tell apart nor a warning of NumPy to silence. What is computed is the same.
+
+_FAR = 80.0
+# Up to so many terms torch's own functions, which add them one by one in a few strands, are as
+# accurate as a pairwise sum.
+_SHORT = 128
+
+
+def _near_rows(
+    x: Array, axis: Axis, temperature: Array = 1.0
+) -> tuple[Any, Array, Array, Any] | None:
+    """NumPy or torch, plain rows of numbers that are near to each other, the largest of each row
+    and its place."""
+    if type(temperature) not in (float, int) or not 0 < temperature < math.inf:
+        return None
+    if (known := plain_rows(axis, x)) is None:
+        return None
+    xp, (x,) = known
+    largest, at = largest_of_plain(x)
+    spread = extremes(largest)[1] - extremes(x)[0]
+    return (xp, x, largest, at) if spread < _FAR * min(temperature, 1.0) else None
+
+
+def _is_short(x: Array, axis: Axis, temperature: Array) -> bool:
+    """Whether it is a tensor of few numbers in short rows, along the last axis, and no more."""
+    if not only_values(x) or not ready(x) or type(temperature) is not float or temperature != 1.0:
+        return False
+    along_last = x.ndim > 0 and type(axis) is int and axis in (-1, x.ndim - 1)
+    return along_last and 0 < x.numel() < FEW and x.shape[-1] <= _SHORT and bool(x.is_cpu)
+
+
+def _plain_between(low: float, x: Array, high: float) -> tuple[Any, Array] | None:
+    """NumPy or torch, and plain numbers that are strictly between two others."""
+    if (known := plain(x)) is None:
+        return None
+    xp, (x,) = known
+    least, most = extremes(x)
+    return (xp, x) if low < least and most < high else None
+
+
+def largest_of_plain(x: Array) -> tuple[Array, Any]:
+    """The largest entry of each row, and its place in all of x; of several, the first."""
+    at = (x if type(x) is np.ndarray else x.numpy()).argmax(-1)
+    if x.ndim == 1:
+        return x[at], int(at)
+    at = at.reshape(-1) + np.arange(at.size) * x.shape[-1]
+    return x.reshape(-1)[at].reshape(*x.shape[:-1], 1), at
+
+
+def sum_without(terms: Array, at: Any) -> Array:
+    """The sum of each row without the entry at these places, which is set to 0."""
+    terms.reshape(-1)[at] = 0.0
+    others = terms.sum(-1)
+    return others[..., None] if terms.ndim > 1 else others
+
+
+def logsumexp_of_near(xp: Any, x: Array, largest: Array, at: Any) -> Array:
+    terms = x - largest
+    terms = xp.exp(terms, out=terms)
+    out = largest + xp.log1p(sum_without(terms, at))
+    return out[..., 0] if x.ndim > 1 else out
+
+
+def _softmax_of_near(xp: Any, x: Array, largest: Array, at: Any, temperature: float) -> Array:
+    terms = x - largest
+    if temperature != 1.0:
+        terms /= temperature
+    terms = xp.exp(terms, out=terms)
+    total = 1.0 + sum_without(terms, at)
+    terms.reshape(-1)[at] = 1.0
+    terms /= total
+    return terms
+
+
+def _log_softmax_of_near(xp: Any, x: Array, largest: Array, at: Any, temperature: float) -> Array:
+    shifted = x - largest
+    if temperature != 1.0:
+        shifted /= temperature
+    shifted -= xp.log1p(sum_without(xp.exp(shifted), at))
+    return shifted
+
+
+def _log1mexp_of_plain(xp: Any, x: Array) -> Array:
+    """As ``_log1mexp``, step by step in place."""
+    near = -x
+    far = xp.exp(near)
+    near = xp.expm1(near, out=near)
+    near *= -1.0
+    far *= -1.0
+    return xp.where(x <= math.log(2.0), xp.log(near, out=near), xp.log1p(far, out=far))
+
+
+def _logit_of_inner(xp: Any, p: Array) -> Array:
+    r"""As ``_logit``: :math:`\pm \log(1 + |2p - 1| / \min(p, 1 - p))`, and 2p - 1 is exact."""
+    half = p - 0.5
+    least = 1.0 - p
+    odds = abs(half)
+    odds += odds
+    odds /= xp.minimum(p, least, out=least)
+    return xp.copysign(xp.log1p(odds, out=odds), half, out=odds)
 
 
 # Numerics: rows along the last axis, nothing checked.
+
+
+@quiet
+def _map_entries(entrywise: Callable[[Any, Array], Array], name: str, x: Array) -> Array:
+    xp, dtype, (x,) = floating(**{name: x})
+    return finish(xp, entrywise(xp, x), dtype)
+
+
+def _log1mexp(xp: Any, x: Array) -> Array:
+    # Below log 2 the digits are in 1 - e^-x, above in e^-x (Maechler 2012, eq. 7).
+    small = x <= math.log(2.0)
+    near = xp.log(-xp.expm1(-x))
+    far = xp.log1p(-xp.exp(-xp.where(small, 1.0, x)))
+    return xp.where(small, near, far)
+
+
+def _logit(xp: Any, p: Array) -> Array:
+    # torch.special.logit is log(p / (1 - p)), which has no digit left near 1/2, where p / (1 - p)
+    # rounds to 1. There 2p - 1 is exact.
+    middle = (p > 0.25) & (p < 0.75)
+    half = xp.where(middle, p, 0.5)
+    p = xp.where(middle, 0.25, p)
+    return xp.where(middle, xp.log1p((2.0 * half - 1.0) / (1.0 - half)), xp.log(p) - xp.log1p(-p))
+
+
+def _log1pexp(xp: Any, x: Array) -> Array:
+    if is_tensor(x):
+        # Beyond the threshold it is x, as it is to 2^-57 of it.
+        return sys.modules["torch"].nn.functional.softplus(x, threshold=40.0)
+    return xp.logaddexp(x, xp.zeros_like(x))
+
+
+def _expit(xp: Any, x: Array) -> Array:
+    return (sys.modules["torch"] if is_tensor(x) else scipy).special.expit(x)
 
 
 def _split(xp: Any, x: Array, temperature: Array = 1.0) -> tuple[Array, ...]:
@@ -401,6 +567,7 @@ def _log_softmax(xp: Any, x: Array, temperature: Array) -> Array:
     return xp.where(is_top | finite, shifted, -math.inf) - xp.log1p(others)
 
 
+@quiet
 def _map_rows(
     rowwise: Callable[..., Array],
     masked: float,

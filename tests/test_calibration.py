@@ -42,6 +42,7 @@ from celib.calibration import (
     smooth_ece,
 )
 from celib.calibration import bins as bins_module
+from celib.calibration import curve as curve_module
 from celib.calibration.bins import bin_edges, table
 from celib.scoring import brier_score, log_score
 
@@ -881,6 +882,34 @@ def test_bands_hold_what_they_say(n, shape, options):
         whole.append(((curve.lower_all <= again) & (again <= curve.upper_all)).all())
     assert np.mean(point) >= 0.93
     assert 0.91 <= np.mean(whole) <= 0.99
+
+
+def test_bins_of_few_predictions_are_drawn_from_their_distribution():
+    """Against all outcomes, enumerated: also bins of one prediction, and certain ones."""
+    rng = np.random.default_rng(0)
+    sizes, draws = (1, 2, 9, 5), 200_000
+    cell = np.repeat([0, 2, 3, 5], sizes)
+    p = np.r_[0.3, 0.0, 1.0, rng.random(9), rng.random(5)]
+    order = rng.permutation(p.size)
+    found = null._of_few(rng, p[order], cell[order], 6, draws)
+    assert found.shape == (draws, 6)
+    assert not found[:, [1, 4]].any()
+    for k, n in zip([0, 2, 3, 5], sizes, strict=True):
+        chance = np.zeros(n + 1)
+        for outcome in product([0, 1], repeat=n):
+            chance[sum(outcome)] += np.prod(np.where(outcome, p[cell == k], 1 - p[cell == k]))
+        share = np.bincount(found[:, k].astype(int), minlength=n + 1) / draws
+        np.testing.assert_allclose(share, chance, atol=5 * 0.5 / np.sqrt(draws))
+    # The bins are independent: their order is not that of the numbers.
+    assert abs(np.corrcoef(found[:, 3], found[:, 5])[0, 1]) < 5 / np.sqrt(draws)
+
+
+def test_quantiles_of_bands_are_those_of_numpy():
+    drawn = np.sort(np.random.default_rng(0).random((3, 41)))
+    for share in (0.025, 0.5, 0.975, 1.0):
+        found = curve_module._quantile(drawn, share)
+        np.testing.assert_allclose(found, np.quantile(drawn, share, axis=1), rtol=1e-14)
+    np.testing.assert_array_equal(curve_module._quantile(drawn[:, :1], 0.025), drawn[:, 0])
 
 
 def test_bands_of_many_predictions():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from celib import information
 from celib.information import (
     conditional_entropy,
     cross_entropy,
@@ -679,3 +680,123 @@ class TestJointFromLabels:
     def test_errors(self, x, y, message):
         with pytest.raises(ValueError, match=message):
             joint_distribution(x, y)
+
+
+def simplex(shape, dtype, spread=1.0):
+    z = spread * np.random.default_rng(len(shape)).normal(size=(2, *shape))
+    p = np.exp(z)
+    return (p / p.sum(-1, keepdims=True)).astype(dtype)
+
+
+class TestShortCuts:
+    """Rows of positive numbers are computed with fewer steps: to the same results."""
+
+    ONE = (
+        entropy,
+        perplexity,
+        *(partial(renyi_entropy, order=a) for a in (0.5, 1, 1.2, 2, 9, 1e9)),
+    )
+    TWO = (cross_entropy, kl_divergence, js_divergence)
+    JOINT = (mutual_information, conditional_entropy)
+
+    @staticmethod
+    def general(monkeypatch, function, *given):
+        with monkeypatch.context() as patch:
+            for name in ("plain", "plain_rows"):
+                patch.setattr(information, name, lambda *_: None)
+            return function(*given)
+
+    # The last two are so many numbers that a tensor is computed by torch.
+    @pytest.mark.parametrize("shape", [(100,), (5, 7), (2, 3, 4), (20_000,), (2000, 9)])
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+    @pytest.mark.parametrize("spread", [2.0, 1e-3], ids=["far", "close"])
+    def test_agree(self, shape, dtype, spread, monkeypatch):
+        p, q = simplex(shape, dtype, spread)
+        counts = np.arange(1.0, 1 + p.size, dtype=dtype).reshape(shape)
+        calls = [(function, p) for function in (*self.ONE, self_information)]
+        calls += [(function, p, q) for function in self.TWO]
+        calls += [
+            (partial(entropy_from_counts, method=m), counts) for m in ("plugin", "miller-madow")
+        ]
+        if len(shape) > 1:
+            calls += [(function, p / shape[-2]) for function in self.JOINT]
+        eps = float(np.finfo(dtype).eps)
+        for function, *numbers in calls:
+            # The rounding of marginals is as large as a weak dependence.
+            rtol = 60 * eps * (1000 if function is mutual_information else 1)
+            for one in (numbers, [torch.from_numpy(a) for a in numbers]):
+                found = function(*one)
+                wanted = self.general(monkeypatch, function, *one)
+                assert type(found) is type(wanted)
+                assert found.dtype == wanted.dtype
+                assert found.shape == wanted.shape
+                np.testing.assert_allclose(found, wanted, rtol=rtol, err_msg=str(function))
+
+    @pytest.mark.parametrize("n", [10, 20_000])
+    def test_agree_on_zeros(self, n, monkeypatch):
+        p, q = simplex((3, n), np.float64)
+        p[1] = np.eye(n)[2]
+        p[2, :5] = 0.0
+        p[2] /= p[2].sum()
+        for kind in (np.asarray, torch.from_numpy):
+            calls = [(f, kind(p)) for f in (entropy, perplexity)]
+            for function, *numbers in (*calls, (cross_entropy, kind(p), kind(q))):
+                with np.errstate(all="raise"):
+                    found = function(*numbers)
+                wanted = self.general(monkeypatch, function, *numbers)
+                np.testing.assert_allclose(found, wanted, rtol=1e-14)
+                assert not np.signbit(np.asarray(found)).any()
+
+    def test_accuracy(self):
+        """Of distributions at every distance: neither side of the switch is worse."""
+        rng = np.random.default_rng(0)
+        for distance in (4.0, 2.0, 1.5, 1.2, 1.0, 0.8, 0.6, 0.3):
+            for _ in range(10):
+                p, q = np.exp(distance * rng.normal(size=(2, 40)))
+                p, q = p / p.sum(), q / q.sum()
+                for function in (kl_divergence, js_divergence):
+                    reference = oracle(function.__name__, p, q)
+                    assert relative_error(function(p, q), reference) <= 1e-15
+                    assert function(p, q) >= 0
+                assert js_divergence(p, q) == js_divergence(q, p)
+
+    @pytest.mark.parametrize("bad", [-0.5, 1.2, nan, inf, 0.05])
+    @pytest.mark.parametrize("n", [10, 20_000])
+    def test_refuse_in_the_same_words(self, bad, n, monkeypatch):
+        p, q = simplex((3, n), np.float64)
+        p[1, 0] = bad if bad != 0.05 else p[1, 0] + bad
+        for kind in (np.asarray, torch.tensor):
+            for function in (*self.ONE, *self.TWO):
+                given = [kind(p)] if function in self.ONE else [kind(q), kind(p)]
+                with pytest.raises(ValueError, match="expected") as found:
+                    function(*given)
+                with pytest.raises(ValueError, match="expected") as wanted:
+                    self.general(monkeypatch, function, *given)
+                assert str(found.value) == str(wanted.value)
+                with pytest.raises(ValueError, match="base = 1"):
+                    entropy(kind(q), base=1)
+
+    @pytest.mark.parametrize("counts", [[3, -1], [0.5, 1], [inf, 1], [nan, 1], [1.5, 2.5]])
+    def test_refuse_what_is_no_count(self, counts):
+        for kind in (np.array, torch.tensor):
+            with pytest.raises(ValueError, match="expected a whole number"):
+                entropy_from_counts(
+                    kind(counts, dtype=np.float64 if kind is np.array else torch.float64)
+                )
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+    def test_step_aside(self):
+        """For zeros, and for whatever is not only about values."""
+        for kind in (np.array, partial(torch.tensor, dtype=torch.float64)):
+            assert float(entropy(kind([0.5, 0.5, 0.0]))) == LOG2
+            assert float(kl_divergence(kind([0.5, 0.5]), kind([1.0, 0.0]))) == inf
+        p = grad_input([0.25, 0.75])
+        assert entropy(p).requires_grad
+        with torch.no_grad():
+            assert not entropy(p).requires_grad
+        tangent = torch.tensor([1.0, -1.0], dtype=torch.float64)
+        rise = torch.func.jvp(entropy, (p.detach(),), (tangent,))[1]
+        assert float(rise) == pytest.approx(math.log(3))
+        with np.errstate(all="raise"):
+            assert entropy([1.0, 1e-310]) > 0
+            assert kl_divergence(np.array([1.0, 1e-200]), np.array([1e-300, 1.0])) > 600

@@ -1,6 +1,7 @@
 """celib.stable against 50 digits, on the inputs where others fail."""
 
 import math
+from contextlib import contextmanager
 from functools import partial
 
 import mpmath as mp
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from celib import stable
 from celib.stable import expit, log1mexp, log1pexp, log_softmax, logit, logsumexp, softmax
 from celib.testing import nasty_logits, oracle, ulp_error
 
@@ -656,3 +658,110 @@ class TestArguments:
     def test_errors(self, call, error, message):
         with pytest.raises(error, match=message):
             call()
+
+
+ROWWISE = (logsumexp, softmax, log_softmax)
+ENTRYWISE = (log1mexp, log1pexp, logit, expit)
+
+
+@contextmanager
+def without_short_cuts(monkeypatch):
+    """Everything takes the general path."""
+    with monkeypatch.context() as patch:
+        for name in ("plain", "plain_rows"):
+            patch.setattr(stable, name, lambda *given: None)
+        for name in ("ready", "only_values"):
+            patch.setattr(stable, name, lambda a: False)
+        yield
+
+
+def same(found, wanted, units):
+    """To so many units in the last place; also of one kind, dtype and shape."""
+    assert type(found) is type(wanted)
+    assert found.dtype == wanted.dtype
+    assert found.shape == wanted.shape
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    np.testing.assert_array_less(abs(found - wanted), (units + 0.5) * np.spacing(abs(wanted)))
+
+
+class TestShortCuts:
+    """What nearly every call is given is computed with fewer steps: to the same results."""
+
+    # The last two are so many numbers that a tensor is computed by torch.
+    shapes = pytest.mark.parametrize("shape", [(100,), (5, 7), (2, 3, 4), (20_000,), (2000, 9)])
+    dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
+
+    @shapes
+    @dtypes
+    @pytest.mark.parametrize("function", [*ROWWISE, partial(softmax, temperature=0.3)])
+    def test_rows(self, function, dtype, shape, monkeypatch):
+        x = np.random.default_rng(0).normal(size=shape).astype(dtype)
+        x[..., 0] += 10  # also one that makes up most of the sum
+        found, of_tensor = function(x), function(torch.from_numpy(x))
+        with without_short_cuts(monkeypatch):
+            np.testing.assert_array_equal(found, function(x))  # to the last bit
+            same(found, function(x), 0)
+            wanted = function(torch.from_numpy(x))
+        assert of_tensor.dtype == wanted.dtype
+        eps = float(np.finfo(dtype).eps)
+        torch.testing.assert_close(of_tensor, wanted, rtol=100 * eps, atol=0)
+
+    @shapes
+    @dtypes
+    @pytest.mark.parametrize("function", ENTRYWISE)
+    def test_entries(self, function, dtype, shape, monkeypatch):
+        x = np.random.default_rng(0).uniform(0.001, 0.999, shape).astype(dtype)
+        found, of_tensor = function(x), function(torch.from_numpy(x))
+        with without_short_cuts(monkeypatch):
+            same(found, function(x), 6 if dtype is np.float64 else 12)
+            same(of_tensor, function(torch.from_numpy(x)), 12)
+
+    @pytest.mark.parametrize("function", ROWWISE)
+    @pytest.mark.parametrize("value", [nan, inf, -inf, 1e300, -1e300])
+    def test_are_not_taken_by_what_is_special(self, function, value, monkeypatch):
+        x = np.random.default_rng(0).normal(size=(2, 6))
+        x[1, 2] = value
+        for rows in (x, torch.from_numpy(x)):
+            with np.errstate(all="raise"):
+                found = function(rows)
+            with without_short_cuts(monkeypatch):
+                np.testing.assert_allclose(found, function(rows), rtol=4e-16)
+
+    @pytest.mark.parametrize("function", ROWWISE)
+    def test_look_at_axes_and_strides(self, function, monkeypatch):
+        x = np.random.default_rng(0).normal(size=(4, 4))
+        for rows, axis in ((x, 0), (x.T, -1), (x.T, 1), (x, np.int64(0)), (x[::2, ::2], -1)):
+            found = function(rows, axis=axis), function(torch.tensor(rows), axis=axis)
+            with without_short_cuts(monkeypatch):
+                for one in found:
+                    np.testing.assert_allclose(one, function(rows, axis=axis), rtol=1e-15)
+
+    @pytest.mark.parametrize("function", [*ROWWISE, *ENTRYWISE])
+    def test_leave_the_argument_as_it_is(self, function):
+        for n in (10, 20_000):
+            x = np.random.default_rng(0).uniform(0.1, 0.9, n)
+            x.flags.writeable = False
+            tensor = torch.tensor(x)
+            function(x)
+            found = function(tensor)
+            np.testing.assert_array_equal(x, tensor)
+            assert found.data_ptr() != tensor.data_ptr()
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+    @pytest.mark.parametrize("function", [*ROWWISE, *ENTRYWISE])
+    def test_keep_gradients(self, function):
+        x = torch.full((5,), 0.3, dtype=torch.float64)
+        assert function(x.requires_grad_()).requires_grad
+        tangent = torch.func.jvp(function, (x.detach(),), (torch.ones_like(x),))[1]
+        assert tangent.isfinite().all()
+
+    def test_refuse_what_is_refused(self):
+        for x in (np.ones(3), torch.ones(3), torch.ones(3, dtype=torch.float64)):
+            for function in (softmax, log_softmax):
+                with pytest.raises(ValueError, match=r"temperature = 0\.0"):
+                    function(x, temperature=0.0)
+            for function in ROWWISE:
+                with pytest.raises(ValueError, match="axis = 1"):
+                    function(x, axis=1)
+                with pytest.raises(ValueError, match="axis = -1"):
+                    function(x[0])

@@ -73,11 +73,11 @@ def reliability_curve(
         The band that holds for all points at once reaches as far as the farthest point of 95 % of
         the drawn curves, in units of the spread of each point: that of the arc sine of the root of
         a frequency, which is nearly the same for rare and for common events. For bins, hits are
-        drawn bin by bin, as for :func:`calibration_error`, and label by label where a bin has up
-        to 200 predictions: the cost hardly grows with their number. For the isotonic curve every
-        draw has new labels and a new regression, of which 1024 points are kept: between them its
-        bands are a little wider. Beyond 2^15 predictions it is the regression of so many groups of
-        neighbouring forecasts.
+        drawn bin by bin, as for :func:`calibration_error`, and from their exact distribution where
+        a bin has up to 200 predictions: the cost hardly grows with their number. For the isotonic
+        curve every draw has new labels and a new regression, of which 1024 points are kept: between
+        them its bands are a little wider. Beyond 2^15 predictions it is the regression of so many
+        groups of neighbouring forecasts.
 
     Raises:
         TypeError, ValueError, Warns: as for :func:`calibration_error`.
@@ -175,16 +175,28 @@ def _bands(drawn: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     if not resamples:
         nothing = np.full(points, np.nan)
         return nothing, nothing, nothing, nothing
-    lower, upper = np.quantile(drawn, [0.025, 0.975], axis=0)
+    drawn = np.ascontiguousarray(drawn.T)  # a row for each point, so that loops are long
+    ordered = np.sort(drawn)
+    lower, upper = _quantile(ordered, 0.025), _quantile(ordered, 0.975)
     # Each point counts as a frequency among so many independent trials as have its variance. The
     # arc sine of its root then varies alike for rare and for common events, so that no bin with a
     # few predictions decides alone how far the farthest point of a curve is.
-    mean, variance = drawn.mean(0), drawn.var(0)
+    mean, variance = drawn.mean(1), drawn.var(1)
     trials = np.divide(mean * (1 - mean), variance, out=np.zeros(points), where=variance > 0)
     angle, centre = np.arcsin(np.sqrt(drawn)), np.arcsin(np.sqrt(mean))
-    distance = 2 * np.sqrt(trials) * np.abs(angle - centre)
-    reach = np.quantile(distance.max(1), 0.95) / (2 * np.sqrt(np.maximum(trials, 1e-300)))
+    distance = np.abs(angle - centre[:, None])
+    distance *= 2 * np.sqrt(trials)[:, None]
+    reach = np.quantile(distance.max(0), 0.95) / (2 * np.sqrt(np.maximum(trials, 1e-300)))
     reach = np.where(variance > 0, reach, 0.0)
     lowest = np.sin(np.maximum(centre - reach, 0.0)) ** 2
     highest = np.sin(np.minimum(centre + reach, np.pi / 2)) ** 2
     return lower, upper, np.minimum(lowest, lower), np.maximum(highest, upper)
+
+
+def _quantile(ordered: Floats, share: float) -> Floats:
+    """That of each row of sorted numbers, interpolated as by ``np.quantile``, which sorts anew."""
+    below, part = divmod(share * (ordered.shape[1] - 1), 1.0)
+    k = int(below)
+    low, high = ordered[:, k], ordered[:, min(k + 1, ordered.shape[1] - 1)]
+    result: Floats = low + part * (high - low)
+    return result

@@ -13,7 +13,8 @@ from celib.calibration.inputs import Column, Floats, Sample
 
 # Up to this many probabilities the null is drawn label by label; beyond, bin by bin.
 DRAWN = 2**15
-# A bin of up to this many predictions is always drawn label by label.
+# In a bin of up to this many predictions the number of hits is always drawn from its own
+# distribution, not from one of the same mean and variance.
 SMALL = 200
 
 
@@ -101,6 +102,40 @@ def _of_one_column(
     return result
 
 
+def _of_few(
+    rng: np.random.Generator, p: Floats, cell: NDArray[np.int64], size: int, resamples: int
+) -> Floats:
+    """The same without weights, for few predictions in each bin: from the chances of each number.
+
+    These are the coefficients of a polynomial in z, the product of 1 - p + p z over the predictions
+    of a bin, which is taken at the roots of unity (Hong 2013, doi:10.1016/j.csda.2012.10.006).
+    """
+    order = np.argsort(cell, kind="stable")
+    cell = cell[order]
+    start = np.flatnonzero(np.diff(cell, prepend=-1))
+    count = np.diff(start, append=cell.size)
+    # A column for each bin; below the last of its predictions are some that never hit.
+    trials = np.zeros((count.max(), count.size))
+    row = np.arange(cell.size) - np.repeat(start, count)
+    trials[row, np.repeat(np.arange(count.size), count)] = p[order]
+    length = len(trials) + 1
+    roots = np.exp(-2j * np.pi / length * np.arange(length // 2 + 1))
+    result = np.zeros((size, resamples))
+    step = max(1, 2**20 // length**2)  # so many bins at once do not need much memory
+    for k in range(0, count.size, step):
+        here = trials[:, k : k + step]
+        product = np.multiply.reduce(1.0 + here[..., None] * (roots - 1.0))
+        chance = np.fft.irfft(product, length).clip(0.0)
+        # How often each number is drawn, and then in which order: that of random numbers, of which
+        # those drawn are the last bits.
+        times = rng.multinomial(resamples, chance / chance.sum(1, keepdims=True))
+        keys = rng.integers(2**40, size=(len(times), resamples)) << 23
+        keys |= np.tile(np.arange(length), len(times)).repeat(times.ravel()).reshape(keys.shape)
+        keys.sort()
+        result[cell[start[k : k + step]]] = keys & (2**23 - 1)
+    return result.T
+
+
 def from_sums(rng: np.random.Generator, cells: Floats, resamples: int) -> Floats:
     """As ``hits``, from the sums of each bin alone: of many predictions, or of nearly equal ones.
 
@@ -143,13 +178,16 @@ def bin_by_bin(
     cells: Floats,
     resamples: int,
 ) -> Floats:
-    """As ``hits``, for many predictions: only those of small bins are drawn one by one."""
+    """As ``hits``, for many predictions: exact for small bins, and from sums for the others."""
     n = cells[:, :, COUNT].sum(1)
-    result = from_sums(rng, cells, resamples)
+    few = (n > 0) & (n <= SMALL)
+    result = np.zeros((n.size, resamples)).T  # columns are what is written and read
+    if not few.all():
+        result[:, ~few] = from_sums(rng, cells[~few], resamples)
     first = 0
     for (p, _), edge in zip(columns, edges, strict=True):
         size = edge.size - 1
-        small = (n[first : first + size] > 0) & (n[first : first + size] <= SMALL)
+        small = few[first : first + size]
         if small.any():
             # Neighbouring small bins are one interval; the first bin holds 0 too.
             step = np.diff(small.astype(int), prepend=0, append=0)
@@ -159,7 +197,11 @@ def bin_by_bin(
                 inside |= (p > (edge[a] if a else -1)) & (p <= edge[b])
             q = p[inside]
             v = None if w is None else w[inside]
-            exact = _of_one_column(rng, q, assign(q, edge), v, size, resamples)
+            cell = assign(q, edge)
+            if v is None:
+                exact = _of_few(rng, q, cell, size, resamples)
+            else:
+                exact = _of_one_column(rng, q, cell, v, size, resamples)
             result[:, first : first + size][:, small] = exact[:, small]
         first += size
     return result
