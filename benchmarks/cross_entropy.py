@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.timing import Measured, Step, measure
 from celib.kernels import with_aten
-from celib.kernels.operators import using
+from celib.kernels.choice import using
 from celib.losses import cross_entropy, linear_cross_entropy
 
 OFFSETS = 0.0, 1e2, 1e4, 1e6, 2.0**24

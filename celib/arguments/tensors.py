@@ -29,6 +29,8 @@ _OPTIONAL = {"linear_bias", "mask", "pos_weight", "sample_weight", "weight"}
 
 def tensors(**given: Any) -> list[Any]:
     """Arguments as tensors on one device; an optional one that is None stays so."""
+    if _plain(given):
+        return list(given.values())
     some = {name: a for name, a in given.items() if a is not None or name not in _OPTIONAL}
     if not all(isinstance(a, Tensor) for a in some.values()):
         arrays.same_labels(some)
@@ -43,12 +45,36 @@ def tensors(**given: Any) -> list[Any]:
     return [found.get(name) for name in given]
 
 
+_DTYPES = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
+
+def _plain(given: dict[str, Any]) -> bool:
+    """Whether nothing has to be done, which is so in nearly every call, and quickly said."""
+    place = None
+    for name, a in given.items():
+        if a is None and name in _OPTIONAL:
+            continue
+        if type(a) is not Tensor and type(a) is not torch.nn.Parameter:
+            return False
+        if a.dtype not in _DTYPES or a.layout is not torch.strided or a.is_nested:
+            return False
+        if place is not None and a.device != place:
+            return False
+        place = a.device
+    return True
+
+
 def for_arrays(loss: F) -> F:
     """Let a loss of tensors take arrays too: NumPy in, NumPy out."""
 
     @functools.wraps(loss)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = loss(*args, **kwargs)
+        if args and isinstance(args[0], Tensor):
+            return result
         if any(map(_holds_tensors, (*args, *kwargs.values()))):
             return result
         if isinstance(result, tuple):
@@ -87,7 +113,7 @@ def logits(name: str, a: Tensor, axis: int | None = None) -> Tensor:
     axis = min(1, a.ndim - 1) if axis is None else axis
     if a.ndim == 0 or a.shape[axis] == 0:
         refuse_shape(name, a.shape, "(C), (N, C) or (N, C, d1, ...), C > 0")
-    return a.movedim(axis, -1)
+    return a if axis in (-1, a.ndim - 1) else a.movedim(axis, -1)
 
 
 def spoil(result: Tensor, wrong: Tensor | None) -> Tensor:

@@ -3,7 +3,10 @@
 - ``family``: the losses that they compute, as a formula and as operations of autograd
 - ``choice``: what a kernel has to offer, and which one computes a call
 - ``operators``: cross-entropy as a function of autograd, and as operators of torch
+- ``binary``: the losses of a sigmoid as a function of autograd; ``binary_numba``: in one pass
 - ``linear``: a linear layer and its cross-entropy together, a chunk of the logits at a time
+- ``divergence``: of two softmaxes; ``divergence_operators`` makes it and its gradient with
+  ``divergence_numba``, row by row, and ``linear_divergence`` those of two linear layers
 - ``with_triton``: on a GPU, a program per row, or a warp for several short ones
 - ``with_numba``: on a CPU, row by row, compiled; ``threads`` shares the rows among cores
 - ``with_aten``: anywhere else, and for float64, a block of rows at a time
@@ -17,7 +20,8 @@ from types import ModuleType
 from celib import _available, _load
 
 _PUBLIC = (
-    *("choice", "family", "linear", "memory", "operators", "rows"),
+    *("divergence", "divergence_numba", "divergence_operators", "linear_divergence"),
+    *("binary", "binary_numba", "choice", "family", "linear", "memory", "operators", "rows"),
     *("threads", "with_aten", "with_numba", "with_triton"),
 )
 

@@ -62,6 +62,20 @@ class Kernel(Protocol):
         """
         ...
 
+    @property
+    def reduced(self) -> Callable[..., tuple[float, Tensor, bool]] | None:
+        """``reduced(x, target, weight, o, factor, over, curve, out)``: the sum or mean of all.
+
+        None where ``both`` is. ``factor``, shape (N) or None, multiplies each loss and its part of
+        the divisor. ``over``, the divisor: "count", the number of targets that are not ignored;
+        "weight", the sum of their weights; None for 1. ``curve`` is applied to the surprise at each
+        target, a class, before its weight; None for the surprise itself. ``out`` takes the
+        gradient, or is None.
+        Returned are the result; what is saved, and what multiplies each loss in the result, shape
+        (8, N); and whether some target may be wrong, which a check can find out then.
+        """
+        ...
+
 
 def kernel(x: Tensor, target: Tensor, o: Options) -> Kernel:
     """Where the work is done."""

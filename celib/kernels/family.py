@@ -21,7 +21,7 @@ log-probability :math:`\sum_k q_k \log p_k` of the target, and the entropy
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,6 +62,26 @@ class Options(NamedTuple):
     def numbers(self) -> list[float]:
         """All but ``ignore_index``, which as a float would lose digits."""
         return [self.label_smoothing, self.z_loss, self.softcap, self.scale, float(self.entropy)]
+
+
+class Curve(NamedTuple):
+    """A loss that is a function of the surprise at the target: focal, generalised, symmetric.
+
+    A kernel can apply it to each row, and its derivative to the row's gradient, if it knows the
+    ``kind``. With the surprise s:
+
+    - FOCAL: (1 - e^-s)^a s
+    - GENERALISED: (1 - e^-(a s)) / a
+    - SYMMETRIC: a s + b (1 - e^-s)
+    """
+
+    kind: int
+    a: float
+    b: float
+    of: Callable[[Tensor], Tensor]  #: the same by operations that autograd can follow
+
+
+STRAIGHT, FOCAL, GENERALISED, SYMMETRIC = range(4)
 
 
 class Rows(NamedTuple):

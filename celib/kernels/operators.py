@@ -10,11 +10,9 @@ the kernel makes it with the loss, the gradient.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
@@ -23,7 +21,7 @@ from torch.library import custom_op
 
 from celib.derivatives import times
 from celib.kernels.choice import kernel
-from celib.kernels.family import LOSS, SAVED, SHARE, Options, Rows, reference
+from celib.kernels.family import LOG_PROB, LOSS, SAVED, SHARE, Curve, Options, Rows, reference
 from celib.kernels.memory import empty_like
 
 
@@ -61,24 +59,28 @@ def reduced(
     o: Options,
     factor: Tensor | None,
     over: str | None,
-) -> Tensor | None:
+    curve: Curve | None = None,
+) -> tuple[Tensor, bool] | None:
     """The sum of all losses, or their mean, in one step with the gradient.
 
-    None where there is no such step: see :func:`rows`.
+    None where there is no such step: see :func:`rows`. With it comes whether some target may be
+    wrong: a good one never makes this True for a loss that is a number, unless it sums to 1 badly.
 
     Args:
         x, target, weight, o: as for :func:`rows`.
         factor: what multiplies the loss of each row and its part of the divisor, shape (N).
         over: what the sum is divided by: the weights of the "weight" or the "count" of the targets
             that are not ignored, or None for the sum itself.
+        curve: what is made of the surprise at each target, a class; None for the loss of ``o``.
     """
     soft = target.is_floating_point()
     if is_traced(x) or needs_reference(target, weight) or (soft and over == "weight"):
         return None
-    if kernel(x, target, o).both is None or (factor is not None and factor.requires_grad):
+    if kernel(x, target, o).reduced is None or (factor is not None and factor.requires_grad):
         return None
     wanted = x.requires_grad and torch.is_grad_enabled()
-    return _reduced(x, target, weight, o, factor, over, wanted)
+    # In one tuple, for each argument of a Function takes time.
+    return _reduced(x, target, (weight, o, factor, over, curve, wanted))
 
 
 def needs_reference(target: Tensor, weight: Tensor | None) -> bool:
@@ -148,46 +150,39 @@ class _Reduced(Function):
     """The sum or mean, with its gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        o: Options,
-        factor: Tensor | None,
-        over: str | None,
-        wanted: bool,
-    ) -> Tensor:
-        each, total = _shares(x, target, weight, o, factor, over)
-        # A mean over nothing is NaN, and its gradient 0.
-        each = each / total if total > 0 else torch.zeros_like(each)
-        found, gradient = _run(x, target, weight, o, each if wanted else None)
-        ctx.options, ctx.spent = o, False
-        ctx.save_for_backward(x, target, weight, found.saved, gradient, each)
-        loss = found.results[LOSS]
-        loss = loss if factor is None else torch.where(each == 0, 0.0, loss)
-        mean = float(np.dot(loss.double().numpy(), each.double().numpy()))
-        return found.results.new_tensor(mean if total > 0 else math.nan)
+    def forward(ctx: Any, x: Tensor, target: Tensor, given: tuple[Any, ...]) -> tuple[Tensor, bool]:
+        weight, o, factor, over, curve, wanted = given
+        run = kernel(x, target, o).reduced
+        assert run is not None
+        gradient = empty_like(x) if wanted else None
+        loss, saved, suspicious = run(x, target, weight, o, factor, over, curve, gradient)
+        ctx.options, ctx.curve, ctx.spent = o, curve, False
+        ctx.save_for_backward(x, target, weight, saved, gradient)
+        return torch.tensor(loss, dtype=torch.float32), suspicious
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, target, weight, saved, gradient, each = ctx.saved_tensors
-        nothing = (None,) * 6
+    def backward(ctx: Any, g: Tensor, _: None) -> tuple[Any, ...]:
+        x, target, weight, saved, gradient = ctx.saved_tensors
+        nothing = (None,) * 2
         if torch.is_grad_enabled():
-            loss = times(each, reference(x, target, weight, ctx.options).results[LOSS]).sum()
+            found = reference(x, target, weight, ctx.options)
+            loss = found.results[LOSS]
+            if ctx.curve is not None:
+                loss = times(found.saved[0], ctx.curve.of(-found.results[LOG_PROB]))
+            loss = times(saved[SAVED], loss).sum()
             return *differentiable((loss,), (x,), (g,)), *nothing
         if gradient is not None and not ctx.spent:
             ctx.spent = True
-            found = _taken(gradient, g)
-            if found is not None:
-                return found, *nothing
-        of_rows = torch.zeros((4, len(each)), dtype=each.dtype)
-        of_rows[LOSS] = g * each
-        return _gradient(x, target, weight, ctx.options, saved, of_rows), *nothing
+            taken = _taken(gradient, g)
+            if taken is not None:
+                return taken, *nothing
+        of_rows = torch.zeros_like(saved[:4])
+        of_rows[LOSS] = g * saved[SAVED]
+        return _gradient(x, target, weight, ctx.options, saved[:SAVED], of_rows), *nothing
 
 
 _rows: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Rows.apply
-_reduced: Callable[..., Tensor] = _Reduced.apply
+_reduced: Callable[..., tuple[Tensor, bool]] = _Reduced.apply
 
 
 def _run(
@@ -208,7 +203,7 @@ def _taken(gradient: Tensor, factor: Tensor) -> Tensor | None:
     ``data`` gives it a version of its own: autograd would count each change as one of an array that
     it saved.
     """
-    if (factor == 1.0).all():
+    if factor.item() == 1.0 if factor.ndim == 0 else (factor == 1.0).all():
         return gradient.data
     # Made smaller it keeps its digits. Made larger it would lack those of entries that are below
     # the normal numbers, and a half has been rounded already.
@@ -231,31 +226,6 @@ def _gradient(
     if inplace:
         increment_version(x)  # a kernel writes without autograd's knowledge
     return out
-
-
-def _shares(
-    x: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    o: Options,
-    factor: Tensor | None,
-    over: str | None,
-) -> tuple[Tensor, float]:
-    """What multiplies the loss of each row, shape (N), and what the sum is divided by then."""
-    n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
-    each = torch.ones(n, dtype=dtype) if factor is None else factor
-    if over is None:
-        return each, 1.0
-    if target.is_floating_point():
-        return each, float(n) if factor is None else float(factor.double().sum())
-    kept = target != o.ignore_index
-    if factor is None and (weight is None or over == "count"):
-        return each, float(kept.sum())
-    share = torch.where(kept, each, 0.0).double()
-    if over == "weight" and weight is not None:
-        y = torch.where(kept, target, 0).long()
-        share = share * weight[y.clamp_(0, x.shape[1] - 1)]
-    return each, float(share.sum())
 
 
 @custom_op("celib::cross_entropy", mutates_args=())

@@ -42,15 +42,25 @@ def run(loop: Any, frame: int, rows: int, size: int) -> None:
         rows: how many there are.
         size: of the numbers to work on; few of them are not worth a thread.
     """
-    workers = min(torch.get_num_threads(), 1 + size // 2**16)
-    if workers == 1:
-        _function(loop.address)(frame, 0, rows)
+    number = workers(size)
+    if number == 1:
+        once(loop, frame, rows)
     elif os.getpid() == PROCESS and (openmp := _openmp()) is not None:
-        data = (ctypes.c_int64 * 4)(loop.address, frame, rows, workers)
+        data = (ctypes.c_int64 * 4)(loop.address, frame, rows, number)
         # Always all threads: for another number libgomp would end threads and begin new ones.
         openmp.GOMP_parallel(_team().address, data, torch.get_num_threads(), 0)
     else:
-        _in_threads_of_python(_function(loop.address), frame, rows, workers)
+        _in_threads_of_python(_function(loop.address), frame, rows, number)
+
+
+def workers(size: int) -> int:
+    """How many threads so many numbers are worth."""
+    return min(torch.get_num_threads(), 1 + size // 2**16)
+
+
+def once(loop: Any, frame: int, rows: int) -> None:
+    """The loop over all rows, in this thread."""
+    _function(loop.address)(frame, 0, rows)
 
 
 @cache

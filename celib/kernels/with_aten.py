@@ -39,7 +39,7 @@ from celib.kernels.rows import (
     part_of,
 )
 
-both = None  # a block is not read twice in any case
+both = reduced = None  # a block is not read twice in any case
 
 
 def can(x: Tensor, target: Tensor, o: Options) -> bool:

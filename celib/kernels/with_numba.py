@@ -13,7 +13,9 @@ not per logit. Compiled at the first call, and cached.
 from __future__ import annotations
 
 import math
+from array import array
 from functools import cache
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from celib.kernels import threads
 from celib.kernels.family import (
     COUNT,
     ENTROPY,
+    FOCAL,
+    GENERALISED,
     LARGEST,
     LOG_PROB,
     LOSS,
@@ -35,7 +39,9 @@ from celib.kernels.family import (
     SAVED,
     SHARE,
     SPREAD,
+    STRAIGHT,
     TOTAL,
+    Curve,
     Options,
     Rows,
 )
@@ -52,18 +58,27 @@ from celib.kernels.vectors import (
 )
 
 # The arguments of a loop. An address is 0 if there is no such array; strides are in bytes.
-FRAME = np.dtype(
-    [
-        *((name, np.int64) for name in ("rows", "classes")),
-        *((name, np.int64) for name in ("x", "stride_x", "out", "stride_out", "streams")),
-        *((name, np.int64) for name in ("labels", "q", "stride_q", "weight")),
-        *((name, np.int64) for name in ("results", "correct", "saved", "g", "ignore_index")),
-        *((name, np.float64) for name in ("smoothing", "z_loss", "softcap", "scale", "entropy")),
-    ]
+_INTEGERS = (
+    *("rows", "classes", "x", "stride_x", "out", "stride_out", "streams"),
+    *("labels", "q", "stride_q", "weight", "results", "correct", "saved", "g", "ignore_index"),
+    # Of a sum or mean: what multiplies each loss before and after the division, and what to divide
+    # by, the number of the targets, the sum of their weights or 1.
+    *("factor", "each", "over"),
+    # Rows of probabilities that may not be a distribution: a flag each, and how many.
+    *("suspect", "suspects"),
+    "curve",
 )
+_FLOATS = (
+    *("smoothing", "z_loss", "softcap", "scale", "entropy"),
+    *("divisor", "curve_a", "curve_b", "loss"),
+)
+FRAME = np.dtype([*((n, np.int64) for n in _INTEGERS), *((n, np.float64) for n in _FLOATS)])
+_PACKED = Struct(f"={len(_INTEGERS)}q{len(_FLOATS)}d")  # the same, which is quicker to fill
+_OVER = {None: 0, "count": 1, "weight": 2}
 _BITS = {torch.float32: np.float32, torch.bfloat16: np.int16, torch.float16: np.uint16}
 STREAM = 2**25  # bytes of a gradient that no cache is expected to keep for its reader
 _CHUNK = 256  # so many float32 lose few digits in a sum; the sums are added up in float64
+_SUSPICIOUS = 2.0**-9  # far from what a check refuses, since a sum depends on its order
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
@@ -90,20 +105,30 @@ def _copy(x, out):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _sum(x, m, e, some):
-    """The sum of exp(x - m); and the terms, into e, which may be x, unless e is empty.
+def _sum(x, c, m, e, some, hidden):
+    """The sum of exp(x - m) over all classes but c; and the terms, into e, unless it is empty.
 
-    ``some`` takes them where e cannot: LLVM vectorises a loop only for arrays that do not overlap.
-    So there is one loop for all cases, and one order of summation: the loss has the same bits.
+    e may be x, and its entry at c is left as it is, or 0. The chunk of c is copied with -inf in its
+    place: to stop before c, and to go on behind it, would leave more ends that fill no vector.
+    ``some`` takes the terms where e cannot: LLVM vectorises a loop only for arrays that do not
+    overlap. So there is one loop for all cases, and one order of summation, and the loss has the
+    same bits in all of them.
     """
     total = 0.0
     apart = e.size > 0 and e.ctypes.data != x.ctypes.data
     for k in range(0, x.size, _CHUNK):
         n = min(_CHUNK, x.size - k)
+        given = x[k : k + n]
+        if k <= c < k + n:
+            _copy(given, hidden[:n])
+            hidden[c - k] = -math.inf
+            given = hidden[:n]
         to = e[k : k + n] if apart else some[:n]
-        total += _short_sum(x[k : k + n], m, to)
+        total += _short_sum(given, m, to)
         if e.size > 0 and not apart:
+            at_c = x[c]
             _copy(to, e[k : k + n])
+            x[c] = at_c
     return total
 
 
@@ -222,13 +247,34 @@ def _expected(x, m, q, w):
     return below_1, mass_1, below_1, mass_1
 
 
+@njit(nogil=True, cache=True)
+def _no_negative(x):
+    bits = x.view(np.int32)
+    every = np.int32(0)
+    for k in range(bits.size):
+        every |= bits[k]
+    return every >= 0
+
+
 @njit(nogil=True, error_model="numpy", cache=True)
 def _first(x, value):
     """The first place of a value, 0 if there is none."""
-    for k in range(x.size):
-        if x[k] == value:
-            return k
+    for k in range(0, x.size, _CHUNK):
+        n = min(_CHUNK, x.size - k)
+        if _contains(x[k : k + n], value):
+            for j in range(k, k + n):
+                if x[j] == value:
+                    return j
     return 0
+
+
+@njit(nogil=True, cache=True)
+def _contains(x, value):
+    # Without a way out of the loop, so that it is vectorised.
+    found = np.int32(0)
+    for k in range(x.size):
+        found |= np.int32(x[k] == value)
+    return found != 0
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -361,10 +407,10 @@ def _largest_but(z, c):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _others(z, c, top, e, some):
+def _others(z, c, top, e, some, hidden):
     """The sum of exp(z - top) over all classes but c; and the terms, into e, unless it is empty."""
     if -math.inf < top < math.inf:
-        return _sum(z[:c], top, e[:c], some) + _sum(z[c + 1 :], top, e[c + 1 :], some)
+        return _sum(z, c, top, e, some, hidden)
     s = 0.0  # without classes 0, with certainties their number
     for k in range(z.size):
         certain = k != c and top != -math.inf and not z[k] < top
@@ -453,10 +499,28 @@ def _gradient(
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
+def _curved(s, kind, a, b):
+    """The loss at a surprise, and its derivative: see family.Curve."""
+    small = -math.expm1(-s)
+    if kind == FOCAL:
+        # Of subnormal s the derivative of the power may overflow, but not its product with s.
+        slope = 1.0 + a * (s / math.expm1(s)) if s >= 2.0**-1022 else 1.0
+        return small**a * s, small**a * slope
+    if kind == GENERALISED:
+        return -math.expm1(-a * s) / a, math.exp(-a * s)
+    return _product(a, s) + b * small, a + b * math.exp(-s)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
 def _plain(f):
     """Whether a gradient is a multiple of the exponentials, but for the target."""
     options = f.smoothing > 0.0 or f.softcap > 0.0 or f.scale != 1.0 or f.entropy > 0.0
     return not options and f.q == 0
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _view(room, first, size):
+    return carray(at(room.ctypes.data + 4 * first, np.float32), size)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -474,15 +538,19 @@ def _forward(f, dtype, first, last):
     n, classes = f.rows, f.classes
     direct, rounds = _gradient_in(f, dtype)
     plain, soft = _plain(f), f.q != 0
-    nothing, some = np.empty(0, np.float32), np.empty(_CHUNK, np.float32)
-    z_buffer, d_buffer = np.empty(classes, np.float32), np.empty(classes, np.float32)
-    slope = np.empty(classes if f.softcap > 0.0 else 0, np.float32)
-    rounded = np.empty(classes if rounds else 0, dtype)
+    nothing = np.empty(0, np.float32)
+    # Views without an owner: the slices of an array that numba owns would count references.
+    room = np.empty(4 * classes + 2 * _CHUNK, np.float32)
+    z_buffer, d_buffer = _view(room, 0, classes), _view(room, classes, classes)
+    slope = _view(room, 2 * classes, classes if f.softcap > 0.0 else 0)
+    some, hidden = _view(room, 4 * classes, _CHUNK), _view(room, 4 * classes + _CHUNK, _CHUNK)
+    rounded = carray(at(room.ctypes.data + 12 * classes, dtype), classes if rounds else 0)
     w = carray(at(f.weight, np.float32), classes if f.weight != 0 else 0)
     labels = carray(at(f.labels, np.int64), 0 if soft else n)
-    correct = carray(at(f.correct, np.bool_), n)
+    correct = carray(at(f.correct, np.bool_), n if f.correct != 0 else 0)
     results = carray(at(f.results, np.float32), (4, n))
     saved = carray(at(f.saved, np.float32), (SAVED, n))
+    suspect = carray(at(f.suspect, np.bool_), n if f.suspect != 0 else 0)
     g = carray(at(f.g, np.float32), n if f.out != 0 else 0)
     for i in range(first, last):
         raw = carray(at(f.x + i * f.stride_x, dtype), classes)
@@ -493,7 +561,8 @@ def _forward(f, dtype, first, last):
             missing = 0.0 if c == f.ignore_index else math.nan
             results[:, i] = missing
             saved[:, i] = missing
-            correct[i] = False
+            if correct.size:
+                correct[i] = False
             _fill(out, missing)
             continue
         z = _logits(f, raw, z_buffer, slope)
@@ -510,8 +579,10 @@ def _forward(f, dtype, first, last):
                 z = z_buffer
         z_c = z[c]
         # Before the exponentials, which may take the place of the logits.
-        likely = z[_first(q, of_key(largest_key(q)))] if soft else z_c
-        top = _largest_but(z, c)
+        likely = z_c
+        if soft and correct.size:
+            likely = z[_first(q, of_key(largest_key(q)))]
+        top = z_c if soft else _largest_but(z, c)
         m = max(float(top), float(z_c))
         below = weight = count = heat = expected = mass = expected_1 = mass_1 = 0.0
         finite = -math.inf < top < math.inf
@@ -523,7 +594,9 @@ def _forward(f, dtype, first, last):
             heat = _heat(z[:c], top) + _heat(z[c + 1 :], top)
         if soft:
             expected, mass, expected_1, mass_1 = _expected(z, np.float32(m), q, w)
-        s = _others(z, c, top, d, some)
+            if f.suspect != 0:
+                suspect[i] = not (abs(mass_1 - 1.0) <= _SUSPICIOUS and _no_negative(q))
+        s = _others(z, c, top, d, some, hidden)
         # From here on in float64: once per row, not per logit. exp(0) is written as 1, because
         # inf - inf is NaN.
         lift = 0.0 if top == m else m - top
@@ -537,7 +610,8 @@ def _forward(f, dtype, first, last):
             results[:, i] = math.nan
             saved[:, i] = math.nan
             saved[SHARE, i] = mass if soft else (float(w[c]) if w.size else 1.0)
-            correct[i] = False
+            if correct.size:
+                correct[i] = False
             _fill(out, math.nan)
             continue
         surprise = 0.0 if z_c == m else m - z_c
@@ -548,7 +622,11 @@ def _forward(f, dtype, first, last):
             share = mass
         else:
             share = float(w[c]) if w.size else 1.0
-            loss, at_target, mass = _product(share, surprise), surprise, share
+            at_target, bend, rise = surprise, surprise, 1.0
+            if f.curve != STRAIGHT:
+                bend, rise = _curved(surprise, f.curve, f.curve_a, f.curve_b)
+            loss = _product(share, bend)
+            share = mass = share * rise
         number = 1.0
         if f.smoothing > 0.0:
             mine = (float(w[c]) if w.size else 1.0) if z_c > -math.inf else 0.0
@@ -561,11 +639,14 @@ def _forward(f, dtype, first, last):
             loss += f.z_loss * lse * lse
         entropy = 0.0
         if f.entropy > 0.0:
-            hot = _product(scale_top, heat + _product(s, lift)) + _product(e_c, 0.0 if z_c == m else m - float(z_c))
+            hot = _product(scale_top, heat + _product(s, lift)) + _product(
+                e_c, 0.0 if z_c == m else m - float(z_c)
+            )
             entropy = log_total + hot / total
         results[LOSS, i], results[LSE, i] = loss, lse
         results[LOG_PROB, i], results[ENTROPY, i] = -at_target, entropy
-        correct[i] = likely == m
+        if correct.size:
+            correct[i] = likely == m
         saved[LARGEST, i], saved[TOTAL, i], saved[REST, i] = m, total, rest / total
         saved[MASS, i], saved[SHARE, i], saved[COUNT, i] = mass, share, number
         saved[SPREAD, i] = entropy
@@ -576,6 +657,7 @@ def _forward(f, dtype, first, last):
                 float(saved[MASS, i]), float(saved[SHARE, i]), float(saved[COUNT, i]),
                 float(saved[SPREAD, i]), float(g[i]), 0.0, 0.0, 0.0,
             )  # fmt: skip
+    room[0] = 0.0  # it is needed until here
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -583,9 +665,11 @@ def _backward(f, dtype, first, last):
     n, classes = f.rows, f.classes
     direct, rounds = _gradient_in(f, dtype)
     plain, soft = _plain(f), f.q != 0
-    z_buffer, d_buffer = np.empty(classes, np.float32), np.empty(classes, np.float32)
-    slope = np.empty(classes if f.softcap > 0.0 else 0, np.float32)
-    rounded = np.empty(classes if rounds else 0, dtype)
+    # Views without an owner: the slices of an array that numba owns would count references.
+    room = np.empty(4 * classes + 2 * _CHUNK, np.float32)
+    z_buffer, d_buffer = _view(room, 0, classes), _view(room, classes, classes)
+    slope = _view(room, 2 * classes, classes if f.softcap > 0.0 else 0)
+    rounded = carray(at(room.ctypes.data + 12 * classes, dtype), classes if rounds else 0)
     w = carray(at(f.weight, np.float32), classes if f.weight != 0 else 0)
     labels = carray(at(f.labels, np.int64), 0 if soft else n)
     saved = carray(at(f.saved, np.float32), (SAVED, n))
@@ -611,15 +695,55 @@ def _backward(f, dtype, first, last):
             z = z_buffer
         if soft:
             c = _first(z, np.float32(m))
-        # As in the forward pass, so that both make the same bits. If the class that is left out is
-        # not the largest, the largest of the others is.
-        top = np.float32(m) if z[c] != m else _largest_but(z, c)
+        # As in the forward pass, so that both make the same bits. If the target is not the largest,
+        # the largest of the others is.
+        top = np.float32(m) if soft or z[c] != m else _largest_but(z, c)
         _gradient(
             f, z, d, False, top, slope, rounded, out, c, q, w,
             m, float(saved[TOTAL, i]), float(saved[REST, i]), float(saved[MASS, i]),
             float(saved[SHARE, i]), float(saved[COUNT, i]), float(saved[SPREAD, i]),
             float(g[LOSS, i]), float(g[LSE, i]), float(g[LOG_PROB, i]), float(g[ENTROPY, i]),
         )  # fmt: skip
+    room[0] = 0.0
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _divide(f):
+    """Find the divisor, and what multiplies each loss: its factor by the divisor."""
+    n, soft = f.rows, f.q != 0
+    labels = carray(at(f.labels, np.int64), 0 if soft else n)
+    w = carray(at(f.weight, np.float32), f.classes if f.weight != 0 else 0)
+    factor = carray(at(f.factor, np.float32), n if f.factor != 0 else 0)
+    each = carray(at(f.each, np.float32), n)
+    total = 0.0
+    for i in range(n):
+        share = float(factor[i]) if factor.size else 1.0
+        each[i] = share
+        if not soft:
+            c = labels[i]
+            if c == f.ignore_index:
+                continue
+            # A class that does not exist makes its loss NaN, whatever the divisor is.
+            if f.over == 2 and w.size and 0 <= c < f.classes:
+                share *= float(w[c])
+        total += share
+    f.divisor = total if f.over > 0 else 1.0
+    for i in range(n):
+        # The gradient of a mean over nothing is 0.
+        each[i] = np.float32(float(each[i]) / f.divisor) if f.divisor > 0.0 else _ZERO
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _add_up(f):
+    n = f.rows
+    loss, each = carray(at(f.results, np.float32), n), carray(at(f.each, np.float32), n)
+    total = 0.0
+    for i in range(n):
+        total += 0.0 if each[i] == _ZERO and not math.isnan(loss[i]) else float(each[i] * loss[i])
+    f.loss = total if f.divisor > 0.0 else math.nan
+    suspect = carray(at(f.suspect, np.bool_), n if f.suspect != 0 else 0)
+    for i in range(suspect.size):
+        f.suspects += suspect[i]
 
 
 def forward(x: Tensor, target: Tensor, weight: Tensor | None, o: Options) -> Rows:
@@ -630,6 +754,37 @@ def both(
     x: Tensor, target: Tensor, weight: Tensor | None, o: Options, g: Tensor, out: Tensor
 ) -> Rows:
     return _run(x, target, weight, o, g, out)
+
+
+def reduced(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    o: Options,
+    factor: Tensor | None,
+    over: str | None,
+    curve: Curve | None,
+    out: Tensor | None,
+) -> tuple[float, Tensor, bool]:
+    n, soft = x.shape[0], target.is_floating_point()
+    lines = torch.empty((4 + SAVED + 1 + soft, n), dtype=torch.float32)
+    line, results = 4 * n, lines.data_ptr()
+    saved = results + 4 * line
+    each = saved + SAVED * line
+    factor = None if factor is None else factor.float().contiguous()
+    frame, _kept = _frame(
+        *(x, target, weight, o, out, results, 0, saved, each),
+        *(_address(factor), each, _OVER[over], each + line if soft else 0, curve),
+    )
+    address, dtype = frame.buffer_info()[0], _BITS[x.dtype]
+    if threads.workers(x.numel()) == 1:
+        threads.once(_reduced_loop(dtype), address, n)
+    else:
+        threads.once(_divide_loop(), address, n)
+        threads.run(_forward_loop(dtype), address, n, x.numel())
+        threads.once(_add_up_loop(), address, n)
+    suspects, *_, loss = _PACKED.unpack(frame)[_INTEGERS.index("suspects") :]
+    return loss, lines[4 : 4 + SAVED + 1], suspects > 0 or math.isnan(loss)
 
 
 def _run(
@@ -674,27 +829,53 @@ def _loop(
     g: Tensor | None,
     out: Tensor | None,
 ) -> None:
-    soft = target.is_floating_point()
-    n, classes = x.shape
-    # Converted here, and kept until the end: the frame knows only addresses.
-    q = _rows(target.float()) if soft else None
-    labels = None if soft else target.long().contiguous()
-    w = None if weight is None else weight.float().contiguous()
     g = None if g is None else g.float().contiguous()
+    frame, _kept = _frame(
+        *(x, target, weight, o, out),
+        *(_address(results), _address(correct), _address(saved), _address(g)),
+    )
+    threads.run(loop(_BITS[x.dtype]), frame.buffer_info()[0], x.shape[0], x.numel())
+
+
+def _frame(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    o: Options,
+    out: Tensor | None,
+    results: int,
+    correct: int,
+    saved: int,
+    g: int,
+    factor: int = 0,
+    each: int = 0,
+    over: int = 0,
+    suspect: int = 0,
+    curve: Curve | None = None,
+) -> tuple[array[int], tuple[Tensor | None, ...]]:
+    """The arguments of a loop, and arrays to keep while it runs: a frame knows only addresses."""
+    n, classes = x.shape
+    labels = q = w = None
+    if target.is_floating_point():
+        q = _rows(target.float())
+    else:
+        labels = target.long().contiguous()
+    if weight is not None:
+        w = weight.float().contiguous()
     x = _rows(x)
     size = x.element_size()
-    streams = out is not None and out.data_ptr() != x.data_ptr() and size * x.numel() >= STREAM
-    frame = np.array(
-        (
-            *(n, classes, _address(x), x.stride(0) * size),
-            *(_address(out), 0 if out is None else out.stride(0) * size, streams),
-            *(_address(labels), _address(q), 0 if q is None else q.stride(0) * 4, _address(w)),
-            *(_address(results), _address(correct), _address(saved), _address(g)),
-            *(o.ignore_index, *o.numbers()),
-        ),
-        FRAME,
+    kind, a, b = (STRAIGHT, 0.0, 0.0) if curve is None else curve[:3]
+    to = stride_out = streams = 0
+    if out is not None:
+        to, stride_out = out.data_ptr(), out.stride(0) * size
+        streams = to != x.data_ptr() and size * x.numel() >= STREAM
+    packed = _PACKED.pack(
+        *(n, classes, x.data_ptr(), x.stride(0) * size, to, stride_out, streams),
+        *(_address(labels), _address(q), 0 if q is None else q.stride(0) * 4, _address(w)),
+        *(results, correct, saved, g, o.ignore_index, factor, each, over, suspect, 0, kind),
+        *(o.label_smoothing, o.z_loss, o.softcap, o.scale, o.entropy, 0.0, a, b, 0.0),
     )
-    threads.run(loop(_BITS[x.dtype]), frame.ctypes.data, n, n * classes)
+    return array("q", packed), (x, q, labels, w)
 
 
 def _rows(a: Tensor) -> Tensor:
@@ -711,6 +892,36 @@ def _forward_loop(dtype: Any) -> Any:
     @cfunc(threads.LOOP, cache=True)
     def body(frame, first, last):
         _forward(carray(at(frame, FRAME), 1)[0], dtype, first, last)
+
+    return body
+
+
+@cache
+def _reduced_loop(dtype: Any) -> Any:
+    @cfunc(threads.LOOP, cache=True)
+    def body(frame, first, last):
+        f = carray(at(frame, FRAME), 1)[0]
+        _divide(f)
+        _forward(f, dtype, first, last)
+        _add_up(f)
+
+    return body
+
+
+@cache
+def _divide_loop() -> Any:
+    @cfunc(threads.LOOP, cache=True)
+    def body(frame, first, last):
+        _divide(carray(at(frame, FRAME), 1)[0])
+
+    return body
+
+
+@cache
+def _add_up_loop() -> Any:
+    @cfunc(threads.LOOP, cache=True)
+    def body(frame, first, last):
+        _add_up(carray(at(frame, FRAME), 1)[0])
 
     return body
 

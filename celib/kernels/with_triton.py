@@ -50,7 +50,7 @@ SPREAD: tl.constexpr = tl.constexpr(family.SPREAD)
 PROGRAMS = 4096  # enough of them to keep a large GPU busy
 # Rows of up to so many classes are one warp's; of up to 512, a warp takes several rows.
 SMALL = 1024
-both = None  # the backward pass reads the logits from memory at full speed
+both = reduced = None  # the backward pass reads the logits from memory at full speed
 
 
 @triton.jit
@@ -294,17 +294,16 @@ def _forward_kernel(
         # In all tiles but one this saves a comparison and a selection per logit.
         if (start <= y) & (y < start + K * L):
             z = tl.where(c == y, -INF, z)
-        before = s
-        new, s = _absorb(m, s, z)
+        new, total = _absorb(m, s, z)
         if HOT:
-            heat = _absorb_heat(heat, before, m, new, z)
+            heat = _absorb_heat(heat, s, m, new, z)
         if SMOOTHED:
             u = (z > -INF).to(tl.float32)
             number += tl.sum(u, axis=0)
             if WEIGHTED:
                 u *= tl.load(W + c, mask=c < classes, other=0.0).to(tl.float32)
             below, weights = _absorb_below(below, weights, m, new, z, u)
-        m = new
+        m, s = new, total
     top, s_top = _combine(m, s)
     if top == INF:
         s_top = _certain(X, cols, y, end, scale, softcap, SCALED, CAPPED, K, L)
@@ -391,18 +390,17 @@ def _forward_soft_kernel(
         w = inside.to(tl.float32)
         if WEIGHTED:
             w = tl.load(W + c, mask=inside, other=0.0).to(tl.float32)
-        before = s
-        new, s = _absorb(m, s, z)
+        new, total = _absorb(m, s, z)
         below, share = _absorb_below(below, share, m, new, z, q * w)
         if WEIGHTED:
             below_q, share_q = _absorb_below(below_q, share_q, m, new, z, q)
         if HOT:
-            heat = _absorb_heat(heat, before, m, new, z)
+            heat = _absorb_heat(heat, s, m, new, z)
         if SMOOTHED:
             u = tl.where(z > -INF, w, 0.0)
             number += tl.sum((z > -INF).to(tl.float32), axis=0)
             below_all, share_all = _absorb_below(below_all, share_all, m, new, z, u)
-        m = new
+        m, s = new, total
         best = tl.max(tl.where(inside, q, -INF), axis=0)
         z_best = tl.max(tl.where(inside & (q == best[None, :]), z, -INF), axis=0)
         z_likely = tl.where(best > q_likely, z_best, z_likely)
@@ -585,8 +583,10 @@ def backward(
 
 
 def _rows_of(classes: int) -> dict[str, int]:
-    """A tile for one warp: a row has one warp, and short rows share one. If they are very short, the
-    tile has fewer than SMALL logits, because what a thread holds per row counts there."""
+    """A tile for one warp, with one row or several short ones.
+
+    If they are very short, it has fewer than SMALL logits: what a thread holds per row counts then.
+    """
     length = triton.next_power_of_2(classes)
     return {"R": min(SMALL // length, max(8, 256 // length)), "L": length}
 

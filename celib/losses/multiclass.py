@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,18 @@ from celib.arguments.tensors import (
     wide,
 )
 from celib.derivatives import Written, applied, one_minus_exp, times
-from celib.kernels.family import LOSS, SHARE, Options, Rows, lookup, weight_of
+from celib.kernels.family import (
+    FOCAL,
+    GENERALISED,
+    LOSS,
+    SHARE,
+    SYMMETRIC,
+    Curve,
+    Options,
+    Rows,
+    lookup,
+    weight_of,
+)
 from celib.kernels.linear import loss_of_all, loss_of_each
 from celib.kernels.operators import needs_reference, reduced, rows
 from celib.losses.reduction import REDUCTIONS, mean_of, reduce
@@ -78,10 +90,12 @@ def cross_entropy(
     place of :math:`q_k`, for the classes A that are not masked out; a z-loss :math:`\lambda` adds
     :math:`\lambda (\log \sum_k e^{z_k})^2`.
 
-    One pass over the logits, and two for the gradient; nothing of their size is kept but they
-    themselves. On a GPU by Triton, on a CPU by numba if that is installed and by blocks of torch's
-    operations if not: see :mod:`celib.kernels`. Derivatives of derivatives, with respect to
-    ``target`` or ``weight``, in forward mode, and under ``torch.func`` take more memory.
+    On a CPU the gradient is made with the loss, if ``input`` wants one: each logit is read from
+    memory once, and the gradient is the one array of its size. On a GPU the logits are read once
+    for the loss and once for the gradient. Triton computes on a GPU, numba on a CPU if it is
+    installed, and blocks of torch's operations elsewhere and in float64: see :mod:`celib.kernels`.
+    Derivatives of derivatives, with respect to ``target`` or ``weight``, in forward mode, and under
+    ``torch.func`` take more memory.
 
     Accuracy, for a target of one class that is the likeliest: within 4 ulp of the dtype of the
     loss, besides what the rounding of :math:`z_k - z_y` does; the gradient likewise, before it is
@@ -133,10 +147,11 @@ def cross_entropy(
         >>> round(cross_entropy(z, torch.tensor([0]), label_smoothing=0.1).item(), 12)
         1.263261687518
     """
-    factor = positive("scale", scale, input)
-    o = _options(
-        *(ignore_index, reduction, label_smoothing, z_loss, softcap, factor, mean_over),
-        return_statistics,
+    factor = scale if type(scale) is float else positive("scale", scale, input)
+    options = _options if torch.compiler.is_compiling() else _options_once
+    o = options(
+        *(ignore_index, reduction, label_smoothing, z_loss, softcap),
+        *(1.0 if isinstance(factor, Tensor) else factor, mean_over, return_statistics),
     )
     input, target, weight, sample_weight = tensors(
         input=input, target=target, weight=weight, sample_weight=sample_weight
@@ -146,7 +161,10 @@ def cross_entropy(
     base = input if torch.compiler.is_compiling() or input._base is None else input._base
     if inplace_backward and base.is_leaf and base.requires_grad:
         raise ValueError("inplace_backward = True: input is a leaf, whose values would be lost")
-    target, wrong = _targets(target, input.shape, axis, ignore_index, validate)
+    given = target, input.shape, axis, ignore_index
+    # A kernel that makes the mean sees every target, and says whether a check is worth its time.
+    late = validate and reduction != "none" and not (inplace_backward or return_statistics)
+    target, wrong = _targets(*given, validate and not late)
     if isinstance(factor, Tensor):
         # An ignored row may hold anything, also NaN, which would reach the gradient of the scale.
         z = _scaled(_without_ignored(z.to(wide(z)), target, ignore_index), factor)
@@ -154,17 +172,19 @@ def cross_entropy(
     count = z.shape[-1]
     w = class_weights(weight, count, wide(z), validate)
     # The kernels want rows whose entries are contiguous: other layouts are copied.
-    x = z.reshape(-1, count)
+    x = z if z.ndim == 2 else z.reshape(-1, count)
     x = x if x.stride(-1) == 1 or count == 1 else x.contiguous()
     soft = target.is_floating_point()
-    y = target.reshape(-1, count) if soft else target.reshape(-1)
+    y = target if z.ndim == 2 else target.reshape(-1, count) if soft else target.reshape(-1)
     each = sample_weights(sample_weight, z.shape[:-1], wide(z), validate)
     over = mean_over or ("count" if soft else "weight")
-    if reduction != "none" and wrong is None and not (inplace_backward or return_statistics):
+    if late or not (validate or reduction == "none" or inplace_backward or return_statistics):
         flat = None if each is None else each.reshape(-1)
         total = reduced(x, y, w, o, flat, over if reduction == "mean" else None)
+        if late and (total is None or total[1]):
+            _, wrong = _targets(*given, True)
         if total is not None:
-            return total
+            return spoil(total[0], None if wrong is None else wrong.any())
     found = rows(x, y, w, o, inplace_backward)
     return _finished(found, y, z.shape[:-1], wrong, each, reduction, over, o, return_statistics)
 
@@ -239,6 +259,20 @@ def linear_cross_entropy(
 
     Source: Wijmans et al. (2024), arXiv:2411.09009, for the problem.
 
+    A contrastive loss is the same problem: each of N queries has its own key among M, so the keys
+    are the weight, the places of the own keys the target, and ``scale`` is one over the
+    temperature. InfoNCE of both directions, without the N x N matrix of similarities
+    (van den Oord, Li and Vinyals, 2018, arXiv:1807.03748; Radford et al., 2021, arXiv:2103.00020):
+
+        >>> queries, keys = (torch.nn.functional.normalize(a) for a in torch.randn(2, 8, 4))
+        >>> own = torch.arange(8)
+        >>> loss = linear_cross_entropy(queries, keys, own, scale=1 / 0.07, chunk_size=2)
+        >>> loss = (loss + linear_cross_entropy(keys, queries, own, scale=1 / 0.07)) / 2
+        >>> similarities = queries @ keys.T / 0.07
+        >>> both = cross_entropy(similarities, own) + cross_entropy(similarities.T, own)
+        >>> bool(torch.isclose(loss, both / 2))
+        True
+
     Example: three chunks, and the number of the whole.
         >>> x, y = torch.eye(3), torch.tensor([0, 1, 3])
         >>> round(linear_cross_entropy(x, torch.ones(4, 3), y, chunk_size=1).item(), 6)
@@ -247,8 +281,8 @@ def linear_cross_entropy(
     ignore = -100 if ignore_index is None else ignore_index
     factor = positive("scale", scale, input)
     o = _options(
-        *(ignore, reduction, label_smoothing, z_loss, softcap, factor, mean_over),
-        return_statistics,
+        *(ignore, reduction, label_smoothing, z_loss, softcap),
+        *(1.0 if isinstance(factor, Tensor) else factor, mean_over, return_statistics),
     )
     if chunk_size is not None:
         chunk_size = integer("chunk_size", chunk_size, lambda n: 0 < n < 2**63, "at least 1")
@@ -298,11 +332,11 @@ def _options(
     label_smoothing: float,
     z_loss: float,
     softcap: float | None,
-    scale: Scale,
+    scale: float,
     mean_over: str | None,
     entropy: bool,
 ) -> Options:
-    """The options of a kernel; a scale that is a tensor is multiplied before it."""
+    """The options of a kernel; a scale that is a tensor is multiplied before it, and 1 here."""
     one_of("reduction", reduction, REDUCTIONS)
     one_of("mean_over", mean_over, (None, "weight", "count"))
     ignore_index = integer("ignore_index", ignore_index, _in_64_bits, "an integer")
@@ -314,8 +348,20 @@ def _options(
         softcap = number(
             "softcap", softcap, lambda c: 0 < c < math.inf, "a positive number, or None"
         )
-    scale = 1.0 if isinstance(scale, Tensor) else scale
+    scale = number("scale", scale, lambda s: 0 < s < math.inf, "positive and finite")
     return Options(ignore_index, label_smoothing, z_loss, softcap or 0.0, scale, entropy)
+
+
+# A training loop asks for the same options each time, and to check them takes as long as a small
+# loss. Typed, because True is not taken for 1.0; arguments without a hash are checked each time.
+_checked = functools.lru_cache(maxsize=64, typed=True)(_options)
+
+
+def _options_once(*given: Any) -> Options:
+    try:
+        return _checked(*given)
+    except TypeError:
+        return _options(*given)
 
 
 def _without_ignored(rows: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -411,14 +457,11 @@ def focal_loss(
     input, target, weight, sample_weight = tensors(
         input=input, target=target, weight=weight, sample_weight=sample_weight
     )
-    surprise, y, kept = _surprise_at(input, target, ignore_index, validate)
-    w = class_weights(weight, input.shape[min(1, input.ndim - 1)], surprise.dtype, validate)
-    each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
-    share = kept if w is None else torch.where(kept, weight_of(y, w), 0.0)
-    loss = _focal(surprise, gamma)
-    loss = torch.where(kept, loss if w is None else times(share, loss), 0.0)
-    total = kept if mean_over == "count" else share
-    return reduce(loss, reduction, total, each)
+    curve = Curve(FOCAL, gamma, 0.0, lambda s: _focal(s, gamma))
+    return _bent(
+        *(input, target, weight, curve, ignore_index, reduction, mean_over or "weight"),
+        *(sample_weight, validate),
+    )
 
 
 @for_arrays
@@ -459,10 +502,10 @@ def generalized_cross_entropy(
     one_of("reduction", reduction, REDUCTIONS)
     q = number("q", q, lambda q: 0 < q <= 1, "a number in (0, 1]")
     input, target, sample_weight = tensors(input=input, target=target, sample_weight=sample_weight)
-    surprise, _, kept = _surprise_at(input, target, ignore_index, validate)
-    each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
-    loss = torch.where(kept, one_minus_exp(q * surprise) / q, 0.0)
-    return reduce(loss, reduction, kept, each)
+    curve = Curve(GENERALISED, q, 0.0, lambda s: one_minus_exp(q * s) / q)
+    return _bent(
+        input, target, None, curve, ignore_index, reduction, "count", sample_weight, validate
+    )
 
 
 @for_arrays
@@ -509,10 +552,11 @@ def symmetric_cross_entropy(
     alpha, beta = non_negative("alpha", alpha), non_negative("beta", beta)
     log_zero = number("log_zero", log_zero, lambda a: -math.inf < a < 0, "a finite number below 0")
     input, target, sample_weight = tensors(input=input, target=target, sample_weight=sample_weight)
-    surprise, _, kept = _surprise_at(input, target, ignore_index, validate)
-    each = sample_weights(sample_weight, surprise.shape, surprise.dtype, validate)
-    loss = times(alpha, surprise) - beta * log_zero * one_minus_exp(surprise)
-    return reduce(torch.where(kept, loss, 0.0), reduction, kept, each)
+    b = -beta * log_zero
+    curve = Curve(SYMMETRIC, alpha, b, lambda s: times(alpha, s) + b * one_minus_exp(s))
+    return _bent(
+        input, target, None, curve, ignore_index, reduction, "count", sample_weight, validate
+    )
 
 
 class _Focal(Written):
@@ -544,18 +588,38 @@ class _Focal(Written):
 _focal: Callable[[Tensor, float], Tensor] = applied(_Focal)
 
 
-def _surprise_at(
-    input: Tensor, target: Tensor, ignore_index: int, validate: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The surprise at each class that counts, the classes, and which count.
-
-    Where nothing can be raised, it is NaN at a class that does not exist.
-    """
+def _bent(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    curve: Curve,
+    ignore_index: int,
+    reduction: str,
+    over: str,
+    sample_weight: Tensor | None,
+    validate: bool,
+) -> Tensor:
+    """A loss that is a function of the surprise at the target, times the weight of the class."""
     ignore_index = integer("ignore_index", ignore_index, _in_64_bits, "an integer")
     z = logits("input", input)
-    y = labels(target, z.shape[:-1], z.shape[-1], ignore_index, validate)
-    x = z.reshape(-1, z.shape[-1])
-    x = x if x.stride(-1) == 1 or z.shape[-1] == 1 else x.contiguous()
-    found = rows(x, y.reshape(-1), None, Options(ignore_index))
-    y, kept, _ = lookup(y, z.shape[-1], ignore_index)
-    return found.results[LOSS].view(z.shape[:-1]), y, kept
+    sites, count = z.shape[:-1], z.shape[-1]
+    late = validate and reduction != "none"
+    y = labels(target, sites, count, ignore_index, validate and not late)
+    w = class_weights(weight, count, wide(z), validate)
+    each = sample_weights(sample_weight, sites, wide(z), validate)
+    x = z if z.ndim == 2 else z.reshape(-1, count)
+    x = x if x.stride(-1) == 1 or count == 1 else x.contiguous()
+    o = Options(ignore_index)
+    if reduction != "none":
+        flat = None if each is None else each.reshape(-1)
+        total = reduced(x, y.reshape(-1), w, o, flat, over if reduction == "mean" else None, curve)
+        if late and (total is None or total[1]):
+            labels(target, sites, count, ignore_index, True)
+        if total is not None:
+            return total[0]
+    surprise = rows(x, y.reshape(-1), None, o).results[LOSS].view(sites)
+    y, kept, _ = lookup(y, count, ignore_index)
+    share = kept if w is None else torch.where(kept, weight_of(y, w), 0.0)
+    loss = curve.of(surprise)
+    loss = torch.where(kept, loss if w is None else times(share, loss), 0.0)
+    return reduce(loss, reduction, kept if over == "count" else share, each)
