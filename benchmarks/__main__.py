@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import calibration, cross_entropy
+from benchmarks import binary, calibration, cross_entropy, distillation, losses
 from benchmarks.cross_entropy import reason
 from benchmarks.timing import bandwidth, product
 
@@ -79,8 +79,11 @@ def measured(device: str, quick: bool) -> Run:
             run[kind] += entries
     for kind in ("logits", "graph"):
         run[kind].sort(key=lambda t: t["classes"])
-    run["calibration"] = []
+    run["losses"], run["calibration"] = [], []
     if device == "cpu":
+        for module in (losses, binary, distillation):
+            progress(module.__name__)
+            run["losses"] += module.times(quick, repeats, skipped)
         progress("calibration")
         run["calibration"] = list(calibration.times(quick, repeats, skipped))
     progress("done")
@@ -155,7 +158,7 @@ def table(run: Run) -> str:
         f"copy {run['bandwidth'] / 1e9:.1f} GB/s, product {run['product'] / 1e12:.3f} Tflop/s",
         "medians in ms, peaks of memory in MB",
     ]
-    for kind in ("logits", "graph", "linear", "calibration"):
+    for kind in ("logits", "graph", "linear", "losses", "calibration"):
         shapes: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for t in run[kind]:
             shape = t["rows"], t["classes"], t["features"], t["dtype"]
@@ -179,23 +182,24 @@ def _title(kind: str, rows: int, classes: int, features: int | None, dtype: str)
 
 
 def _block(times: list[dict[str, Any]], run: Run, kind: str) -> list[str]:
-    """One shape: a line for each peer, the fastest first."""
+    """One shape: a line for each peer, the fastest first; of losses, loss by loss."""
+    named = kind in ("losses", "calibration")
     parts = {(t["peer"], t["chunk"], t["pass"]): t["median"] for t in times}
     whole = [t for t in times if t["pass"] not in ("forward", "backward")]
     eager = next((t["median"] for t in whole if t["peer"] == "eager"), None)
     head = "forward", "backward", "both", "quartiles", "x eager", "share", "peak"
     lines = [_line("peer", *head)]
-    for t in sorted(whole, key=lambda t: t["median"]):
+    for t in sorted(whole, key=lambda t: (t["pass"] if named else "", t["median"])):
         name = t["peer"] if t["chunk"] is None else f"{t['peer']}, chunk {t['chunk']}"
         one_pass = [parts.get((t["peer"], t["chunk"], p)) for p in ("forward", "backward")]
         lines.append(
             _line(
-                f"{name}, {t['pass']}" if kind == "calibration" else name,
+                f"{t['pass']}: {name}" if named else name,
                 *("" if s is None else f"{s * 1e3:.2f}" for s in one_pass),
                 f"{t['median'] * 1e3:.2f}",
                 f"{t['low'] * 1e3:.2f} to {t['high'] * 1e3:.2f}",
                 "" if eager is None else f"{eager / t['median']:.2f}",
-                "" if kind == "calibration" else f"{share_of(t, run, kind):.0%}",
+                "" if named else f"{share_of(t, run, kind):.0%}",
                 "" if t["peak"] is None else f"{t['peak'] / 1e6:.0f}",
             )
         )
@@ -204,7 +208,7 @@ def _block(times: list[dict[str, Any]], run: Run, kind: str) -> list[str]:
 
 def _line(name: str, *columns: str) -> str:
     widths = 10, 10, 10, 22, 9, 7, 7
-    return f"  {name:32}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))
+    return f"  {name:44}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))
 
 
 def share_of(t: dict[str, Any], run: Run, kind: str) -> float:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cross_entropy import reason, summary, text
 from benchmarks.timing import Measured, Step, measure
+from celib.kernels.choice import kernel
+from celib.kernels.family import Options
 from celib.losses import (
     cross_entropy,
     focal_loss,
@@ -130,7 +133,54 @@ def _step(loss: Loss, z: Tensor, y: Tensor, calls: int) -> Step:
     return step
 
 
+class _Nothing(torch.autograd.Function):
+    """What autograd itself takes for a function written in Python."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return torch.empty(())
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        found: Tensor = ctx.saved_tensors[0]
+        return found
+
+
+def parts(rows: int, classes: int) -> dict[str, float]:
+    """Where the time of a small call goes, in seconds: each part runs by itself."""
+    z, y, o = torch.randn(rows, classes), torch.randint(classes, (rows,)), Options()
+    leaf, out = z.detach().requires_grad_(), torch.empty_like(z)
+    run = kernel(z, y, o).reduced
+    assert run is not None
+    steps: dict[Any, Callable[[], Any]] = {
+        "torch, both passes": lambda: torch.autograd.grad(F.cross_entropy(leaf, y), leaf),
+        "celib, both passes": lambda: torch.autograd.grad(cross_entropy(leaf, y), leaf),
+        "without checks of values": lambda: torch.autograd.grad(_unchecked(leaf, y), leaf),
+        "arguments, checks, kernel": lambda: cross_entropy(z, y),
+        "kernel, with the gradient": lambda: run(z, y, None, o, None, "count", None, out),
+        "a function of autograd": lambda: torch.autograd.grad(_Nothing.apply(leaf), leaf),
+    }
+    found = measure({k: _often(step) for k, step in steps.items()}, 21, "cpu")
+    return {k: float(np.median(a.seconds[:, -1])) / 200 for k, a in found.items()}
+
+
+def _often(call: Callable[[], Any]) -> Step:
+    def step(mark: Callable[[], None]) -> None:
+        mark()
+        for _ in range(200):
+            call()
+        mark()
+
+    step(lambda: None)
+    return step
+
+
 def main() -> None:
+    for rows, classes in SHAPES[:3]:
+        print(f"{rows} x {classes}, microseconds")
+        for name, seconds in parts(rows, classes).items():
+            print(f"  {name:28}{seconds * 1e6:8.1f}")
     skipped: dict[str, str] = {}
     found = list(times(False, 11, skipped))
     for mine, peer in zip(found[::2], found[1::2], strict=True):

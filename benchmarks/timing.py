@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from celib.kernels.memory import kept
+
 Step = Callable[[Callable[[], None]], Any]
 
 
@@ -105,6 +107,7 @@ def _reading(device: str) -> tuple[int, int]:
 def _release(device: str) -> None:
     """Give back what is free but kept, so that its use again is seen."""
     gc.collect()
+    kept.clear()
     if device == "cuda":
         torch.cuda.empty_cache()
     elif sys.platform == "linux":

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 TIME = ("peer", "rows", "classes", "features", "dtype", "chunk", "pass", "median", "low", "high")
 TIME = {*TIME, "repeats", "peak"}
 ERROR = {"peer", "classes", "dtype", "offset", "loss", "gradient"}
-LISTS = ("logits", "linear", "graph", "calibration")
+LISTS = ("logits", "linear", "graph", "losses", "calibration")
 RUN = {"date", "device", "versions", "bandwidth", "product", "skipped", "error", *LISTS}
 OTHER = {"date": "2000-01-01", "device": "another", "bandwidth": 1.0, "logits": []}
 PASSES = {"forward", "backward", "both"}
@@ -47,7 +47,7 @@ def conforms(run):
         assert set(t) == TIME
         assert 0 < t["low"] <= t["median"] <= t["high"] < math.inf
         assert t["peak"] is None or t["peak"] >= 0
-        assert (t["features"] is None) == (t not in run["linear"])
+        assert t["features"] is None or t in run["linear"] or t in run["losses"]
     # All of one run: as many repeats of each, and each peer in all passes or in none.
     assert len({t["repeats"] for t in times}) == 1
     for kind in ("logits", "linear"):

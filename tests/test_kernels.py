@@ -691,7 +691,7 @@ class TestGradientWithLoss:
         third = memory.empty_like(x.to(torch.bfloat16).repeat(2, 1))
         assert third.data_ptr() == address
         del second, third
-        assert len(memory._kept) == 1
+        assert len(memory.kept) == 1
 
 
 class TestAutograd:

@@ -100,7 +100,7 @@ def linear_cross_entropy(
     wanted = want_x or want_matrix or want_bias
     # Equal chunks: a short last chunk costs as much as a full one.
     size = math.ceil(n / max(1, math.ceil(n / chunk)))
-    buffer, ones = x.new_empty(size, classes), x.new_ones(size, dtype=wide)
+    buffer = x.new_empty(size, classes)
     for start in range(0, n, size or 1):
         i = slice(start, min(n, start + size))
         some, y, z = x[i], target[i], buffer[: min(n, start + size) - start]
@@ -108,19 +108,9 @@ def linear_cross_entropy(
             torch.mm(some, matrix.T, out=z)
         else:
             torch.addmm(bias, some, matrix.T, out=z)
-        chosen = kernel(z, y, o)
-        if wanted and chosen.both is not None:
-            found = chosen.both(z, y, weight, o, ones[: len(z)], z)
-        else:
-            found = chosen.forward(z, y, weight, o)
+        found = _replaced(z, y, weight, o) if wanted else kernel(z, y, o).forward(z, y, weight, o)
         loss += found.results[LOSS].sum()
         share[i] = found.saved[SHARE]
-        if not wanted:
-            continue
-        if chosen.both is None:
-            g = torch.zeros_like(found.results)
-            g[LOSS] = 1.0
-            chosen.backward(z, y, weight, o, found.saved, g, z)
         if want_x:
             torch.mm(z, matrix, out=dx[i])
         if want_matrix:
@@ -128,6 +118,18 @@ def linear_cross_entropy(
         if want_bias:
             d_bias += z.sum(0, dtype=wide)
     return loss, share, dx, d_matrix, d_bias
+
+
+def _replaced(z: Tensor, y: Tensor, weight: Tensor | None, o: Options) -> Rows:
+    """The rows of some logits, which their gradient replaces: that of the sum of the losses."""
+    chosen = kernel(z, y, o)
+    if chosen.both is not None:
+        return chosen.both(z, y, weight, o, torch.ones(len(z)), z)
+    found = chosen.forward(z, y, weight, o)
+    g = torch.zeros_like(found.results)
+    g[LOSS] = 1.0
+    chosen.backward(z, y, weight, o, found.saved, g, z)
+    return found
 
 
 @linear_cross_entropy.register_fake

@@ -12,7 +12,7 @@ from torch import Tensor
 # Per thread: a smaller block pays more for calls, a larger one leaves the cache of the core.
 BLOCK_BYTES = 2**21
 # From here on the allocator asks the system for fresh pages at every call.
-LARGE_BYTES = 2**22
+LARGE_BYTES = 2**21
 _PAGES = hasattr(mmap, "MADV_HUGEPAGE") and hasattr(mmap, "MADV_FREE")  # Linux
 
 
@@ -45,12 +45,12 @@ def empty_like(x: Tensor) -> Tensor:
     return torch.from_numpy(array).view(x.dtype).view(x.shape)
 
 
-_kept: list[mmap.mmap] = []  # at most one
+kept: list[mmap.mmap] = []  # the memory of the last gradient: at most one
 
 
 def _taken(size: int) -> mmap.mmap:
     try:
-        pages = _kept.pop()
+        pages = kept.pop()
     except IndexError:
         pages = None
     if pages is None or not size <= len(pages) <= size + size // 4:
@@ -61,4 +61,4 @@ def _taken(size: int) -> mmap.mmap:
 
 def _given_back(pages: mmap.mmap) -> None:
     pages.madvise(mmap.MADV_FREE)
-    _kept[:] = [pages]
+    kept[:] = [pages]
