@@ -6,6 +6,7 @@ installed is not in ``dir(celib)``; naming it says which extra to install.
 - ``celib.stable``: log-sum-exp, softmax and their kin, without overflow or cancellation
 - ``celib.information``: entropy, cross-entropy, divergences, mutual information
 - ``celib.losses``: the losses of classification, for torch
+- ``celib.distributed``: the losses of logits that are spread over several processes
 - ``celib.kernels``: the fused kernels of cross-entropy, on a GPU and on a CPU
 - ``celib.scoring``: proper scores of forecasts
 - ``celib.calibration``: how far probabilities can be believed, what a score is made of, and repair
@@ -29,6 +30,7 @@ _SUBJECTS = (
     "calibration",
     "coding",
     "data",
+    "distributed",
     "information",
     "kernels",
     "losses",
@@ -55,8 +57,12 @@ _EXTRAS = {
     "celib.data.digits": _SKLEARN,
     "celib.data.sample_image": ("sklearn", "scikit-learn", "book"),
     "celib.derivatives": _TORCH,
+    "celib.distributed": _TORCH,
     "celib.kernels": _TORCH,
+    "celib.kernels.binary_numba": ("numba", "numba", "cpu"),
+    "celib.kernels.divergence_numba": ("numba", "numba", "cpu"),
     "celib.kernels.threads": ("numba", "numba", "cpu"),
+    "celib.kernels.vectors": ("numba", "numba", "cpu"),
     "celib.kernels.with_numba": ("numba", "numba", "cpu"),
     "celib.kernels.with_triton": ("triton", "triton", "gpu"),
     "celib.losses": _TORCH,

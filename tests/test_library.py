@@ -102,7 +102,7 @@ print(*dir(celib))
 
 
 def test_explored_without_extras(bare):
-    needs_one = {"kernels", "losses", "plots", "symbolic", "testing"}
+    needs_one = {"distributed", "kernels", "losses", "plots", "symbolic", "testing"}
     assert set(bare(EXPLORE).split()) == {"__version__", *celib._SUBJECTS} - needs_one
 
 

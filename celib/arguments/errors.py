@@ -53,6 +53,8 @@ def number(name: str, value: Any, fits: Callable[[float], bool], expected: str) 
         if not isinstance(found, Real):
             refuse_type(name, value, expected)
         value = found if isinstance(found, int) else float(found)
+    elif type(value) is not float and isinstance(value, float):
+        value = float(value)  # of NumPy, which is a float too, but not for an operator of torch
     if not fits(value):
         raise ValueError(f"{name} = {value}: expected {expected}")
     return value

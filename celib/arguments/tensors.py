@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -43,6 +44,12 @@ def tensors(**given: Any) -> list[Any]:
         elif a.device != place:
             raise ValueError(f"{name} is on {a.device}: expected {place}, where {known[0]} is")
     return [found.get(name) for name in given]
+
+
+def is_dtensor(a: object) -> bool:
+    """Whether it is a DTensor; if it is, the module of its class has been imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(a, module.DTensor)
 
 
 _DTYPES = {

@@ -8,6 +8,7 @@ function           what it is                               licence
 ``digits``         1797 handwritten digits, 8 by 8 pixels   CC BY 4.0 (UCI, id 80)
 ``frameworks``     what other libraries' losses returned    measured here
 ``speed``          time and memory of the fused losses      measured here
+``distributed``    the same of losses on several processes  measured here
 =================  =======================================  ==========================
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 from celib import _need
 from celib.arguments.errors import one_of
 
-__all__ = ["digits", "frameworks", "python_topics", "sample_image", "speed"]
+__all__ = ["digits", "distributed", "frameworks", "python_topics", "sample_image", "speed"]
 
 
 def __dir__() -> list[str]:
@@ -128,5 +129,35 @@ def speed() -> dict[str, dict[str, Any]]:
         True
     """
     content = files(__name__).joinpath("speed.json").read_text("utf-8")
+    runs: dict[str, dict[str, Any]] = json.loads(content)
+    return runs
+
+
+def distributed() -> dict[str, dict[str, Any]]:
+    """What cross-entropy costs when its classes are split over 1, 2 and 4 processes.
+
+    ``python -m benchmarks.distributed`` writes it, and says what the peers are.
+
+    Returns:
+        A run for each kind of device that was measured. A run has its ``"date"``, ``"device"`` and
+        ``"versions"``, and two lists of entries.
+
+        Entries of ``"loss"`` have the ``"peer"``, the number of ``"ranks"``, ``"rows"``,
+        ``"classes"`` of all ranks, ``"features"`` (of a linear layer, or None), ``"dtype"`` and
+        ``"pass"``, ``"forward"`` or ``"both"``; in seconds the ``"median"`` and the quartiles
+        ``"low"`` and ``"high"`` of so many ``"repeats"``, of the slowest rank; and, of both passes,
+        the number of ``"collectives"``, the bytes that a rank ``"sent"`` in the forward pass and in
+        the backward pass (``"sent_backward"``) if collectives go round a ring, and the bytes that a
+        rank ``"kept"`` between the passes beside the arguments.
+
+        Those of ``"error"`` have the ``"offset"`` of all logits, the ``"gap"`` that was added to
+        that of the target, the largest relative error of a ``"loss"``, and that of a
+        ``"gradient"`` relative to its largest entry, against float64 on the same logits.
+
+    Example:
+        >>> sorted({entry["ranks"] for entry in distributed()["cpu"]["loss"]})
+        [1, 2, 4]
+    """
+    content = files(__name__).joinpath("distributed.json").read_text("utf-8")
     runs: dict[str, dict[str, Any]] = json.loads(content)
     return runs

@@ -8,7 +8,8 @@
 - ``divergence``: of two softmaxes; ``divergence_operators`` makes it and its gradient with
   ``divergence_numba``, row by row, and ``linear_divergence`` those of two linear layers
 - ``with_triton``: on a GPU, a program per row, or a warp for several short ones
-- ``with_numba``: on a CPU, row by row, compiled; ``threads`` shares the rows among cores
+- ``with_numba``: on a CPU, row by row, compiled; ``threads`` shares the rows among cores, and
+  ``vectors`` has exp and its kin
 - ``with_aten``: anywhere else, and for float64, a block of rows at a time
 - ``rows``: the arithmetic of a row in operations of torch, for ``with_aten`` and ``linear``
 - ``memory``: blocks of rows, and arrays for gradients
@@ -22,7 +23,7 @@ from celib import _available, _load
 _PUBLIC = (
     *("divergence", "divergence_numba", "divergence_operators", "linear_divergence"),
     *("binary", "binary_numba", "choice", "family", "linear", "memory", "operators", "rows"),
-    *("threads", "with_aten", "with_numba", "with_triton"),
+    *("threads", "vectors", "with_aten", "with_numba", "with_triton"),
 )
 
 # At import, because the threads of an OpenMP that was used before a fork are not in the child. It

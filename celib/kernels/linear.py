@@ -114,7 +114,7 @@ def linear_cross_entropy(
         if want_x:
             torch.mm(z, matrix, out=dx[i])
         if want_matrix:
-            _add_product(d_matrix, z.T, some)
+            add_product(d_matrix, z.T, some)
         if want_bias:
             d_bias += z.sum(0, dtype=wide)
     return loss, share, dx, d_matrix, d_bias
@@ -191,8 +191,8 @@ def linear_cross_entropy_by_class(
     w = None if weight is None else weight.to(wide)
     z_y = x.new_full((len(x),), -math.inf, dtype=wide)
     part = nothing(len(x), z_y)
-    for c in _slices(len(matrix), columns):
-        z, at, here = _slice(x, matrix, bias, y, c)
+    for c in slices(len(matrix), columns):
+        z, at, here = slice_of(x, matrix, bias, y, c)
         z = logits(z, o)
         z_y = torch.where(here, z.gather(-1, at)[:, 0], z_y)
         others = torch.where(here[:, None], z.scatter(-1, at, -math.inf), z)
@@ -223,13 +223,13 @@ def linear_cross_entropy_by_class_backward(
     w = None if weight is None else weight.to(wide)
     dx = torch.zeros_like(x, dtype=wide)
     d_matrix, d_bias = torch.empty_like(matrix), matrix.new_empty(len(matrix))
-    for c in _slices(len(matrix), columns):
-        z, at, here = _slice(x, matrix, bias, y, c)
+    for c in slices(len(matrix), columns):
+        z, at, here = slice_of(x, matrix, bias, y, c)
         w_c = None if w is None else w[c]
         of_z = gradient_hard(at[:, 0], here & kept, kept, z, saved, w_c, g, o, logits(z, o))
         d_bias[c] = of_z.sum(0)
         of_z = of_z.to(x.dtype)
-        _add_product(dx, of_z, matrix[c])
+        add_product(dx, of_z, matrix[c])
         torch.mm(of_z.T, x, out=d_matrix[c])
     return dx.to(x.dtype), d_matrix, d_bias
 
@@ -296,7 +296,7 @@ def _reference(
     return reference(torch.nn.functional.linear(x, matrix, bias), target, weight, o)
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a b, the sum in the dtype of total, whatever that of a and b."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
@@ -311,11 +311,11 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
-def _slices(classes: int, columns: int) -> list[slice]:
+def slices(classes: int, columns: int) -> list[slice]:
     return [slice(i, min(classes, i + columns)) for i in range(0, classes, columns)]
 
 
-def _slice(
+def slice_of(
     x: Tensor, matrix: Tensor, bias: Tensor | None, y: Tensor, c: slice
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The products of some classes, where among them the target is, and whether it is."""

@@ -16,6 +16,7 @@ from celib.arguments.tensors import (
     class_weights,
     distributions,
     for_arrays,
+    is_dtensor,
     labels,
     layer,
     logits,
@@ -103,7 +104,8 @@ def cross_entropy(
 
     Args:
         input: logits in nats, shape (C), (N, C) or (N, C, d1, ...). They are left as they are.
-            Rows that are not contiguous are copied once.
+            Rows that are not contiguous are copied once. A DTensor that is split over the batch or
+            over the classes is taken as it is: see :mod:`celib.distributed`.
         target: classes, whole numbers of the shape of ``input`` without C; or probabilities, of
             the shape of ``input``.
         weight: a factor for each class, shape (C), finite and at least 0.
@@ -147,8 +149,17 @@ def cross_entropy(
         >>> round(cross_entropy(z, torch.tensor([0]), label_smoothing=0.1).item(), 12)
         1.263261687518
     """
+    if is_dtensor(input):
+        from celib.distributed import dtensor
+
+        return dtensor.cross_entropy(
+            input, target, weight, ignore_index=ignore_index, reduction=reduction,
+            label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, scale=scale,
+            mean_over=mean_over, sample_weight=sample_weight, inplace_backward=inplace_backward,
+            return_statistics=return_statistics, validate=validate,
+        )  # fmt: skip
     factor = scale if type(scale) is float else positive("scale", scale, input)
-    options = _options if torch.compiler.is_compiling() else _options_once
+    options = options_of if torch.compiler.is_compiling() else _options_once
     o = options(
         *(ignore_index, reduction, label_smoothing, z_loss, softcap),
         *(1.0 if isinstance(factor, Tensor) else factor, mean_over, return_statistics),
@@ -167,7 +178,7 @@ def cross_entropy(
     target, wrong = _targets(*given, validate and not late)
     if isinstance(factor, Tensor):
         # An ignored row may hold anything, also NaN, which would reach the gradient of the scale.
-        z = _scaled(_without_ignored(z.to(wide(z)), target, ignore_index), factor)
+        z = _scaled(without_ignored(z.to(wide(z)), target, ignore_index), factor)
     z = z.to(torch.promote_types(z.dtype, target.dtype)) if target.dtype == torch.float64 else z
     count = z.shape[-1]
     w = class_weights(weight, count, wide(z), validate)
@@ -186,10 +197,10 @@ def cross_entropy(
         if total is not None:
             return spoil(total[0], None if wrong is None else wrong.any())
     found = rows(x, y, w, o, inplace_backward)
-    return _finished(found, y, z.shape[:-1], wrong, each, reduction, over, o, return_statistics)
+    return finished(found, y, z.shape[:-1], wrong, each, reduction, over, o, return_statistics)
 
 
-def _finished(
+def finished(
     found: Rows,
     target: Tensor,
     shape: Sequence[int],
@@ -278,9 +289,19 @@ def linear_cross_entropy(
         >>> round(linear_cross_entropy(x, torch.ones(4, 3), y, chunk_size=1).item(), 6)
         1.386294
     """
+    if is_dtensor(linear_weight) or is_dtensor(input):
+        from celib.distributed import dtensor
+
+        return dtensor.linear_cross_entropy(
+            input, linear_weight, target, linear_bias=linear_bias, weight=weight,
+            ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
+            z_loss=z_loss, softcap=softcap, scale=scale, mean_over=mean_over,
+            sample_weight=sample_weight, chunk_size=chunk_size,
+            return_statistics=return_statistics, validate=validate,
+        )  # fmt: skip
     ignore = -100 if ignore_index is None else ignore_index
     factor = positive("scale", scale, input)
-    o = _options(
+    o = options_of(
         *(ignore, reduction, label_smoothing, z_loss, softcap),
         *(1.0 if isinstance(factor, Tensor) else factor, mean_over, return_statistics),
     )
@@ -305,7 +326,7 @@ def linear_cross_entropy(
     soft = target.is_floating_point()
     y = target.reshape(-1, count) if soft else target.reshape(-1)
     # An ignored row may hold anything, also NaN, which the products would spread.
-    x = _without_ignored(input.reshape(-1, input.shape[-1]), y, ignore)
+    x = without_ignored(input.reshape(-1, input.shape[-1]), y, ignore)
     x, matrix, bias = autocast(x, linear_weight, linear_bias)
     if isinstance(factor, Tensor):
         # A factor of the input is one of the logits, and the input is smaller.
@@ -323,10 +344,10 @@ def linear_cross_entropy(
         if soft or more
         else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
     )
-    return _finished(found, y, shape[:-1], wrong, each, reduction, over, o, return_statistics)
+    return finished(found, y, shape[:-1], wrong, each, reduction, over, o, return_statistics)
 
 
-def _options(
+def options_of(
     ignore_index: int,
     reduction: str,
     label_smoothing: float,
@@ -354,17 +375,17 @@ def _options(
 
 # A training loop asks for the same options each time, and to check them takes as long as a small
 # loss. Typed, because True is not taken for 1.0; arguments without a hash are checked each time.
-_checked = functools.lru_cache(maxsize=64, typed=True)(_options)
+_checked = functools.lru_cache(maxsize=64, typed=True)(options_of)
 
 
 def _options_once(*given: Any) -> Options:
     try:
         return _checked(*given)
     except TypeError:
-        return _options(*given)
+        return options_of(*given)
 
 
-def _without_ignored(rows: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+def without_ignored(rows: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Rows whose target, a class, is ignored as zeros."""
     if target.is_floating_point():
         return rows
