@@ -32,7 +32,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
-from celib.distributed import dtensor
 from celib.distributed import vocab_parallel_cross_entropy as vocab_parallel
 from celib.distributed import vocab_parallel_linear_cross_entropy as vocab_parallel_linear
 from celib.kernels import choice
@@ -666,7 +665,7 @@ def dtensors_of_logits(rank, size):
             whole, spread = x.clone().requires_grad_(), placed(mesh, x, placement)
             options = {"reduction": reduction, **o, **more}
             wanted = cross_entropy(whole, y, **options)
-            found = dtensor.cross_entropy(spread, y, **options)
+            found = cross_entropy(spread, y, **options)
             for a, b in zip(parts(found), parts(wanted), strict=True):
                 assert isinstance(a, DTensor)
                 close(a.full_tensor(), b, 1e-12, f"{placement} {options}")
@@ -685,7 +684,7 @@ def dtensors_beside_the_logits(rank, size):
     weight = numbers(5, seed=2).abs()
     wanted = cross_entropy(x, y, weight, sample_weight=each)
     for placement, of_target in itertools.product((Shard(0), Shard(-1)), (Shard(0), Replicate())):
-        found = dtensor.cross_entropy(
+        found = cross_entropy(
             placed(mesh, x, placement),
             distribute_tensor(y, mesh, [of_target]),
             distribute_tensor(weight, mesh, [Shard(0)]),
@@ -695,11 +694,9 @@ def dtensors_beside_the_logits(rank, size):
     # Probabilities as targets, where each rank has whole rows.
     q = numbers(6, 5, seed=3).softmax(-1)
     for o in ({}, {"mean_over": "weight"}, {"weight": weight}):
-        found = dtensor.cross_entropy(placed(mesh, x, Shard(0)), q, **o)
+        found = cross_entropy(placed(mesh, x, Shard(0)), q, **o)
         close(found.full_tensor(), cross_entropy(x, q, **o))
-    nothing = dtensor.cross_entropy(
-        placed(mesh, x, Shard(0)), torch.full((6,), -100, device=DEVICE)
-    )
+    nothing = cross_entropy(placed(mesh, x, Shard(0)), torch.full((6,), -100, device=DEVICE))
     assert nothing.full_tensor().isnan()
 
 
@@ -710,7 +707,7 @@ def dtensors_that_are_refused(rank, size):
     raises(
         ValueError,
         "expected Shard or Replicate()",
-        dtensor.cross_entropy,
+        cross_entropy,
         DTensor.from_local(x, mesh, [Partial()]),
         y,
     )
@@ -719,19 +716,19 @@ def dtensors_that_are_refused(rank, size):
         raises(
             ValueError,
             "target[0] = 9" if rank == 0 else "rank 0 refuses its arguments",
-            dtensor.cross_entropy,
+            cross_entropy,
             spread,
             y.index_fill(0, torch.tensor([0]), 9),
         )
     if size > 1:
         odd = {"reduction": "sum"} if rank == 1 else {"reduction": "mean"}
-        raises(ValueError, "reduction = 'sum' on rank 1", dtensor.cross_entropy, spread, y, **odd)
+        raises(ValueError, "reduction = 'sum' on rank 1", cross_entropy, spread, y, **odd)
         odd = {"scale": -1.0} if rank == 1 else {"scale": 1.0}
-        raises(ValueError, "scale = -1.0", dtensor.cross_entropy, spread, y, **odd)
+        raises(ValueError, "scale = -1.0", cross_entropy, spread, y, **odd)
     raises(
         ValueError,
         "inplace_backward = True",
-        dtensor.cross_entropy,
+        cross_entropy,
         spread,
         y,
         inplace_backward=True,
@@ -739,7 +736,7 @@ def dtensors_that_are_refused(rank, size):
     if size == 4:
         square = init_device_mesh(DEVICE.type, (2, 2))
         both = distribute_tensor(x, square, [Shard(0), Shard(1)])
-        raises(ValueError, "a mesh of 2 dimensions", dtensor.cross_entropy, both, y)
+        raises(ValueError, "a mesh of 2 dimensions", cross_entropy, both, y)
 
 
 @case
@@ -758,7 +755,7 @@ def dtensors_of_a_layer(rank, size):
             given = x.clone().requires_grad_() if of_input is None else placed(mesh, x, of_input)
             layer = [placed(mesh, a, of_weight) for a in (matrix, bias)]
             wanted = linear_cross_entropy(*whole[:2], y, linear_bias=whole[2], reduction=reduction)
-            found = dtensor.linear_cross_entropy(
+            found = linear_cross_entropy(
                 given, layer[0], y, linear_bias=layer[1], reduction=reduction
             )
             what = f"{of_input} {of_weight} {reduction}"
@@ -804,7 +801,7 @@ def a_tensor_parallel_classifier(rank, size):
     assert wanted[-1] < 0.7 * wanted[0]
     # The output of the head is a DTensor, split by classes.
     parallelize_module(many, mesh, {"head": ColwiseParallel(use_local_output=False)})
-    found = trained(many, lambda m, x, y: dtensor.cross_entropy(m(x), y, label_smoothing=0.1))
+    found = trained(many, lambda m, x, y: cross_entropy(m(x), y, label_smoothing=0.1))
     close(found, wanted, 1e-11)
     close(many.head.weight.full_tensor(), one.head.weight, 1e-11)
     close(many.body.weight, one.body.weight, 1e-11)
@@ -813,9 +810,7 @@ def a_tensor_parallel_classifier(rank, size):
 
     def loss_of_layer(m, x, y):
         hidden, (weight, bias) = torch.tanh(m.body(x)), (m.head.weight, m.head.bias)
-        return dtensor.linear_cross_entropy(
-            hidden, weight, y, linear_bias=bias, label_smoothing=0.1
-        )
+        return linear_cross_entropy(hidden, weight, y, linear_bias=bias, label_smoothing=0.1)
 
     close(trained(linear, loss_of_layer), wanted, 1e-11)
     close(linear.body.weight, one.body.weight, 1e-11)
@@ -838,7 +833,7 @@ def layers_under_fsdp(rank, size):
     x, y = numbers(3 * size, 6, size=1.0), classes((3 * size,), 8)
     mine = slice(3 * rank, 3 * rank + 3)
     # The ranks are those of data parallelism: a weight that is still split does not fit.
-    raises(ValueError, "target[", dtensor.linear_cross_entropy, x[mine], head.weight, y[mine])
+    raises(ValueError, "target[", linear_cross_entropy, x[mine], head.weight, y[mine])
     head.unshard()
     assert not isinstance(head.weight, DTensor)
     found = linear_cross_entropy(x[mine], head.weight, y[mine], linear_bias=head.bias)
