@@ -151,6 +151,15 @@ SCORES = {
     "symmetric": lambda z: losses.symmetric_cross_entropy(z, Y),
     "distillation, student": lambda z: losses.distillation_loss(z, Z, temperature=2.0),
     "distillation, teacher": lambda z: losses.distillation_loss(Z, z, temperature=2.0),
+    "distillation, reverse": lambda z: losses.distillation_loss(
+        z, Z, temperature=2.0, divergence="reverse"
+    ),
+    "distillation, Jensen-Shannon": lambda z: losses.distillation_loss(
+        z, Z, temperature=2.0, divergence="jensen-shannon"
+    ),
+    "linear distillation, student": lambda x: losses.linear_distillation_loss(
+        x, x, Z, Z, temperature=2.0
+    ),
     "calibration_error": lambda z: calibration.calibration_error(
         Y, logits=z, kind="confidence", resamples=0
     ),
@@ -182,6 +191,9 @@ WEIGHTS = {
     "focal_loss": lambda w: losses.focal_loss(Z, Y, sample_weight=w),
     "class weights": lambda w: losses.cross_entropy([[1.0, 2.0, 3.0, 4.0]] * 4, Y, w),
     "distillation": lambda w: losses.distillation_loss(Z, P, temperature=1, sample_weight=w),
+    "linear distillation": lambda w: losses.linear_distillation_loss(
+        Z, Z, P, P, temperature=1, sample_weight=w
+    ),
 }
 NUMBERS_OF_OUTCOMES = {"entropy_from_counts": information.entropy_from_counts}
 

@@ -1133,8 +1133,7 @@ class TestErrors:
 
 
 MODULES_THAT_READ = [
-    importlib.import_module(f"celib.{name}")
-    for name in ("arguments.arrays", "arguments.tensors")
+    importlib.import_module(f"celib.{name}") for name in ("arguments.arrays", "arguments.tensors")
 ]
 CALLS = {
     "index": lambda z, y, q: cross_entropy(z, y, torch.ones_like(z[0]), label_smoothing=0.1),

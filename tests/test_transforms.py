@@ -57,6 +57,15 @@ LOSSES = {
     "distillation, temperature": lambda z, y, q: losses.distillation_loss(
         z, q, temperature=2 + z.sum() / 1e3
     ),
+    "distillation, reverse": lambda z, y, q: losses.distillation_loss(
+        z, q, temperature=2 + z.sum() / 1e3, divergence="reverse"
+    ),
+    "distillation, Jensen-Shannon": lambda z, y, q: losses.distillation_loss(
+        z, q, temperature=2 + z.sum() / 1e3, divergence="jensen-shannon", beta=0.25
+    ),
+    "linear distillation": lambda z, y, q: losses.linear_distillation_loss(
+        z, ones(z, 3, C).cumsum(0), q, ones(z, 3, C).tril(), temperature=2 + z.sum() / 1e3
+    ),
 }
 
 

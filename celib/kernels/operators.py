@@ -139,7 +139,7 @@ class _Rows(Function):
             return *differentiable((results,), (x,), (g,)), *nothing
         if gradient is not None and not ctx.spent and not g[1:].any():
             ctx.spent = True
-            found = _taken(gradient, g[LOSS][:, None])
+            found = taken(gradient, g[LOSS][:, None])
             if found is not None:
                 return found, *nothing
         arguments = (x, target, weight, ctx.options, saved, g)
@@ -173,9 +173,9 @@ class _Reduced(Function):
             return *differentiable((loss,), (x,), (g,)), *nothing
         if gradient is not None and not ctx.spent:
             ctx.spent = True
-            taken = _taken(gradient, g)
-            if taken is not None:
-                return taken, *nothing
+            ready = taken(gradient, g)
+            if ready is not None:
+                return ready, *nothing
         of_rows = torch.zeros_like(saved[:4])
         of_rows[LOSS] = g * saved[SAVED]
         return _gradient(x, target, weight, ctx.options, saved[:SAVED], of_rows), *nothing
@@ -196,7 +196,7 @@ def _run(
     return chosen.both(x, target, weight, o, expected, gradient), gradient
 
 
-def _taken(gradient: Tensor, factor: Tensor) -> Tensor | None:
+def taken(gradient: Tensor, factor: Tensor) -> Tensor | None:
     """The gradient that was made with the loss, times a factor; None if it has to be made anew.
 
     What is handed out belongs to whoever gets it, and may be changed. So it can be taken once, and

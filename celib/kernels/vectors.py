@@ -52,7 +52,8 @@ def exp(x):
 _THIRD, _15, _315, _2835 = (np.float32(x) for x in (1 / 3, 2 / 15, 17 / 315, 62 / 2835))
 
 
-@njit(error_model="numpy", cache=True)
+# A function without fastmath of its own would inherit that of whoever calls it first.
+@njit(fastmath=False, error_model="numpy", cache=True)
 def tanh_and_slope(u):
     """tanh(u) and 1 / cosh(u)^2, each with its own digits."""
     t = abs(u)

@@ -29,7 +29,7 @@ from celib.losses.binary import (
     multilabel_soft_margin_loss,
     sigmoid_focal_loss,
 )
-from celib.losses.distillation import distillation_loss
+from celib.losses.distillation import distillation_loss, linear_distillation_loss
 from celib.losses.modules import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -37,6 +37,7 @@ from celib.losses.modules import (
     FocalLoss,
     GeneralizedCrossEntropyLoss,
     LinearCrossEntropyLoss,
+    LinearDistillationLoss,
     MultiLabelSoftMarginLoss,
     SigmoidFocalLoss,
     SymmetricCrossEntropyLoss,
@@ -58,6 +59,7 @@ __all__ = [
     "FocalLoss",
     "GeneralizedCrossEntropyLoss",
     "LinearCrossEntropyLoss",
+    "LinearDistillationLoss",
     "MultiLabelSoftMarginLoss",
     "SigmoidFocalLoss",
     "SymmetricCrossEntropyLoss",
@@ -67,6 +69,7 @@ __all__ = [
     "focal_loss",
     "generalized_cross_entropy",
     "linear_cross_entropy",
+    "linear_distillation_loss",
     "multilabel_soft_margin_loss",
     "sigmoid_focal_loss",
     "symmetric_cross_entropy",

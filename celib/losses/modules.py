@@ -19,7 +19,7 @@ from celib.losses.binary import (
     multilabel_soft_margin_loss,
     sigmoid_focal_loss,
 )
-from celib.losses.distillation import distillation_loss
+from celib.losses.distillation import distillation_loss, linear_distillation_loss
 from celib.losses.multiclass import (
     Scale,
     cross_entropy,
@@ -335,18 +335,28 @@ class DistillationLoss(_Loss):
 
     Args:
         temperature: a number, or a tensor of one; a :class:`torch.nn.Parameter` is trained.
-        axis, reduction, validate: as for :func:`~celib.losses.distillation_loss`.
+        divergence, beta, axis, reduction, validate: as for
+            :func:`~celib.losses.distillation_loss`.
     """
 
     def __init__(
         self,
         *,
         temperature: Scale,
+        divergence: str = "forward",
+        beta: float | None = None,
         axis: int | None = None,
         reduction: str = "batchmean",
         validate: bool = True,
     ) -> None:
-        super().__init__(temperature=temperature, axis=axis, reduction=reduction, validate=validate)
+        super().__init__(
+            temperature=temperature,
+            divergence=divergence,
+            beta=beta,
+            axis=axis,
+            reduction=reduction,
+            validate=validate,
+        )
 
     def forward(
         self,
@@ -357,4 +367,93 @@ class DistillationLoss(_Loss):
     ) -> Tensor:
         return distillation_loss(
             input, teacher_logits, mask=mask, sample_weight=sample_weight, **self._keywords()
+        )
+
+
+class LinearDistillationLoss(_Loss):
+    """A student's head and :func:`~celib.losses.linear_distillation_loss`.
+
+    Args:
+        in_features: D, of the student.
+        teacher_weight: the teacher's head, shape (C, E). It is kept as a buffer, without a gradient
+            and not in the ``state_dict``, since it belongs to the teacher.
+        teacher_bias: shape (C), kept likewise.
+        bias: whether the student's head has a bias.
+        device, dtype: of the student's head; by default those of the teacher's.
+        tied_weight: a parameter of shape (C, D) that takes the place of the head's own.
+        temperature: a number, or a tensor of one; a :class:`torch.nn.Parameter` is trained.
+        divergence, beta, reduction, chunk_size, validate: as for
+            :func:`~celib.losses.linear_distillation_loss`.
+
+    Attributes:
+        linear: the student's head, a :class:`torch.nn.Linear`.
+        teacher_weight, teacher_bias: the buffers.
+
+    Raises:
+        ValueError: ``tied_weight`` is not of shape (C, D).
+
+    Example: hidden states of 3 numbers learn from some of 2.
+        >>> teacher = torch.nn.Linear(2, 5)
+        >>> loss = LinearDistillationLoss(3, teacher.weight, teacher.bias, temperature=2.0)
+        >>> loss(torch.eye(3), torch.ones(3, 2)).backward()
+        >>> loss.linear.weight.grad.shape, list(loss.state_dict())
+        (torch.Size([5, 3]), ['linear.weight'])
+    """
+
+    teacher_weight: Tensor
+    teacher_bias: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        teacher_weight: Tensor,
+        teacher_bias: Tensor | None = None,
+        *,
+        bias: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        tied_weight: Parameter | None = None,
+        temperature: Scale,
+        divergence: str = "forward",
+        beta: float | None = None,
+        reduction: str = "batchmean",
+        chunk_size: int | None = None,
+        validate: bool = True,
+    ) -> None:
+        super().__init__(
+            temperature=temperature,
+            divergence=divergence,
+            beta=beta,
+            reduction=reduction,
+            chunk_size=chunk_size,
+            validate=validate,
+        )
+        (weight,) = tensors(teacher_weight=teacher_weight)
+        given = None if teacher_bias is None else tensors(teacher_bias=teacher_bias)[0].detach()
+        self.register_buffer("teacher_weight", weight.detach(), persistent=False)
+        self.register_buffer("teacher_bias", given, persistent=False)
+        place = {"device": device or weight.device, "dtype": dtype or weight.dtype}
+        self.linear = torch.nn.Linear(in_features, len(weight), bias, **place)
+        if tied_weight is not None:
+            if tied_weight.shape != self.linear.weight.shape:
+                refuse_shape("tied_weight", tied_weight.shape, f"{tuple(self.linear.weight.shape)}")
+            self.linear.weight = tied_weight
+
+    def forward(
+        self,
+        input: Tensor,
+        teacher_input: Tensor,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return linear_distillation_loss(
+            input,
+            self.linear.weight,
+            teacher_input,
+            self.teacher_weight,
+            linear_bias=self.linear.bias,
+            teacher_bias=self.teacher_bias,
+            mask=mask,
+            sample_weight=sample_weight,
+            **self._keywords(),
         )
