@@ -48,8 +48,8 @@ def conforms(run):
         assert 0 < t["low"] <= t["median"] <= t["high"] < math.inf
         assert t["peak"] is None or t["peak"] >= 0
         assert t["features"] is None or t in run["linear"] or t in run["losses"]
-    # All of one run: as many repeats of each, and each peer in all passes or in none.
-    assert len({t["repeats"] for t in times}) == 1
+    # As many repeats of each, but for a few that take long; each peer in all passes or in none.
+    assert len({t["repeats"] for t in times if t not in run["losses"]}) == 1
     for kind in ("logits", "linear"):
         shapes = by_shape(run, kind)
         assert shapes

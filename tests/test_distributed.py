@@ -136,7 +136,7 @@ def options_in_float64(rank, size):
 
 
 @case
-def smoothing_counts_the_classes_of_all_ranks(rank, size):
+def failure_12_smoothing_counts_all_classes(rank, size):
     # Megatron-LM took the number of classes of one rank.
     c = 3 * size
     x = torch.zeros(1, 3, dtype=torch.float64, device=DEVICE)
@@ -212,7 +212,7 @@ def shapes(rank, size):
 
 
 @case
-def targets_in_one_shard(rank, size):
+def failure_19_targets_in_one_shard(rank, size):
     for sizes, holder in itertools.product(SPLITS[size], range(size)):
         if sizes[holder]:
             y = classes((5,), sizes[holder]) + sum(sizes[:holder])

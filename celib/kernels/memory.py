@@ -36,8 +36,8 @@ def empty_like(x: Tensor) -> Tensor:
     takes its pages back before it takes anything else.
     """
     size = x.numel() * x.element_size()
-    if x.device.type != "cpu" or size < LARGE_BYTES or not _PAGES:
-        return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if size < LARGE_BYTES or x.device.type != "cpu" or not _PAGES:
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
     pages = _taken(size)
     array = np.frombuffer(pages, np.uint8, size)
     # torch holds the array as long as the memory is used.

@@ -76,11 +76,12 @@ def reduced(
     soft = target.is_floating_point()
     if is_traced(x) or needs_reference(target, weight) or (soft and over == "weight"):
         return None
-    if kernel(x, target, o).reduced is None or (factor is not None and factor.requires_grad):
+    run = kernel(x, target, o).reduced
+    if run is None or (factor is not None and factor.requires_grad):
         return None
     wanted = x.requires_grad and torch.is_grad_enabled()
     # In one tuple, for each argument of a Function takes time.
-    return _reduced(x, target, (weight, o, factor, over, curve, wanted))
+    return _reduced(x, target, (run, weight, o, factor, over, curve, wanted))
 
 
 def needs_reference(target: Tensor, weight: Tensor | None) -> bool:
@@ -151,14 +152,12 @@ class _Reduced(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, given: tuple[Any, ...]) -> tuple[Tensor, bool]:
-        weight, o, factor, over, curve, wanted = given
-        run = kernel(x, target, o).reduced
-        assert run is not None
+        run, weight, o, factor, over, curve, wanted = given
         gradient = empty_like(x) if wanted else None
         loss, saved, suspicious = run(x, target, weight, o, factor, over, curve, gradient)
         ctx.options, ctx.curve, ctx.spent = o, curve, False
         ctx.save_for_backward(x, target, weight, saved, gradient)
-        return torch.tensor(loss, dtype=torch.float32), suspicious
+        return torch.scalar_tensor(loss, dtype=torch.float32, device=x.device), suspicious
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: None) -> tuple[Any, ...]:

@@ -437,7 +437,9 @@ def _gradient(
         m to entropy: as they are saved; share is not needed for probabilities.
     """
     of_p = g_loss * mass + g_lse - g_log_prob - g_entropy * entropy
-    log_total = math.log(total)
+    log_total = 0.0
+    if f.z_loss > 0.0 or g_entropy != 0.0:
+        log_total = math.log(total)
     if f.z_loss > 0.0:
         of_p += g_loss * 2.0 * f.z_loss * (m + log_total)
     of_q = g_loss * (1.0 - f.smoothing)
@@ -457,7 +459,9 @@ def _gradient(
     at_c = 0.0 if z_c == -math.inf else at_c - of_each * w_c
     # The exponentials are relative to top, which may be below m.
     lift = m - top if -math.inf < top < m < math.inf else 0.0
-    to_p = math.exp(-lift) / total if top == m or m < math.inf else 0.0
+    to_p = 1.0 / total if top == m or m < math.inf else 0.0
+    if lift > 0.0:
+        to_p *= math.exp(-lift)
     factor = np.float32((of_p + g_entropy * (lift + log_total)) * to_p)
     plain, special = _plain(f), not -math.inf < top < math.inf
     if special and not ready:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -150,9 +151,7 @@ def cross_entropy(
         1.263261687518
     """
     if is_dtensor(input):
-        from celib.distributed import dtensor
-
-        return dtensor.cross_entropy(
+        return _of_dtensors().cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction,
             label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, scale=scale,
             mean_over=mean_over, sample_weight=sample_weight, inplace_backward=inplace_backward,
@@ -290,9 +289,7 @@ def linear_cross_entropy(
         1.386294
     """
     if is_dtensor(linear_weight) or is_dtensor(input):
-        from celib.distributed import dtensor
-
-        return dtensor.linear_cross_entropy(
+        return _of_dtensors().linear_cross_entropy(
             input, linear_weight, target, linear_bias=linear_bias, weight=weight,
             ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
             z_loss=z_loss, softcap=softcap, scale=scale, mean_over=mean_over,
@@ -345,6 +342,11 @@ def linear_cross_entropy(
         else loss_of_each(x, matrix, bias, y, w, o, chunk_size)
     )
     return finished(found, y, shape[:-1], wrong, each, reduction, over, o, return_statistics)
+
+
+def _of_dtensors() -> Any:
+    # By name, as a kernel is found: celib.distributed stands on this module.
+    return import_module("celib.distributed.dtensor")
 
 
 def options_of(
