@@ -29,7 +29,7 @@ KINDS = {
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 fused = pytest.mark.skipif(
-    divergence_operators._compiled() is None, reason="needs numba: no loop to test"
+    divergence_operators._loop() is None, reason="needs numba: no loop to test"
 )
 
 
@@ -219,7 +219,7 @@ class TestLimits:
         for a, b in ((broken, good), (good, broken)):
             value, to_a, to_b = slopes(lambda z, v: distillation_loss(z, v, **options), a, b)
             assert value.isnan().tolist() == [True, True, True, False]
-            if dtype == torch.float32 and divergence_operators._compiled():
+            if dtype == torch.float32 and divergence_operators._loop():
                 for g in (to_a, to_b):
                     assert g.isnan().all(1).tolist() == [True, True, True, False]
             for g in (to_a, to_b):

@@ -27,7 +27,12 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 
 from celib.kernels import choice, linear, memory, operators
 from celib.kernels.family import ENTROPY, LOG_PROB, LOSS, LSE, SHARE, Options, reference
-from celib.losses import cross_entropy, linear_cross_entropy
+from celib.losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    focal_loss,
+    linear_cross_entropy,
+)
 
 inf, nan = math.inf, math.nan
 HAS_GPU = torch.cuda.is_available()
@@ -666,6 +671,19 @@ class TestGradientWithLoss:
         )
         x[0, 0] = nan
         assert cross_entropy(x, q).isnan()  # good targets of bad logits
+
+    def test_sums_beyond_float32(self):
+        # torch gives inf for a sum that no float32 holds; so do we, and no error.
+        x, y = torch.zeros(20, 2), torch.ones(20, dtype=torch.long)
+        x[:, 0], x[:, 1] = 1.5e38, -1.5e38
+        for loss in (cross_entropy, focal_loss):
+            leaf = x.clone().requires_grad_()
+            found = loss(leaf, y, reduction="sum")
+            assert found == inf
+            assert grad(found, leaf)[0].isfinite().all()
+            assert loss(x, y).isfinite()
+        z = torch.full((20, 4000), 1e38)
+        assert binary_cross_entropy_with_logits(z, torch.zeros_like(z), reduction="sum") == inf
 
     def test_checkpoints_and_accumulation(self):
         from torch.utils.checkpoint import checkpoint

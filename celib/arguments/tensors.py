@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 # What may be None, in every loss.
-_OPTIONAL = {"linear_bias", "mask", "pos_weight", "sample_weight", "weight"}
+_OPTIONAL = {"linear_bias", "mask", "pos_weight", "sample_weight", "teacher_bias", "weight"}
 
 
 def tensors(**given: Any) -> list[Any]:

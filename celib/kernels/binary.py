@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +16,9 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
+from celib.kernels.choice import installed
 from celib.kernels.memory import empty_like
-from celib.kernels.operators import differentiable
+from celib.kernels.operators import as_single, differentiable
 
 _CPU = torch.device("cpu")
 _FEW = 2**14  # numbers, whose memory an allocator has at hand
@@ -68,7 +66,7 @@ def loss(given: Given, o: Options, checked: bool, reference: Reference) -> Tenso
     """
     if torch.compiler.is_compiling():
         return None
-    loops = _loops()
+    loops = installed("numba", "binary_numba")
     x, y, weight, pos_weight, sample_weight = given
     if loops is None or not (_is_plain(x) and _is_plain(y)) or _is_watched():
         return None
@@ -105,21 +103,10 @@ def loss(given: Given, o: Options, checked: bool, reference: Reference) -> Tenso
     if found is None:
         return None
     if result is None:
-        result = torch.scalar_tensor(found * share, dtype=torch.float32, device=_CPU)
+        result = as_single(found * share)
     if gradient is None:
         return result
     return _loss(x, ((o, share, reference), given, gradient, result))
-
-
-@cache
-def _loops() -> Any:
-    """The compiled loops; None without numba, or where it has nowhere to cache."""
-    if find_spec("numba") is None:
-        return None
-    try:
-        return import_module("celib.kernels.binary_numba")
-    except (ImportError, RuntimeError):
-        return None
 
 
 # Questions to torch's dispatcher, which knows in one number what takes part in a call: to ask for
@@ -206,7 +193,7 @@ def _gradient(
 ) -> Tensor:
     """The gradient for a derivative g with respect to each result, or 1, times ``share``."""
     out = empty_like(given.x) if out is None else out
-    loops = _loops()
+    loops = installed("numba", "binary_numba")
     loop = loops.of(given.x.dtype, given.y.dtype)
     loops.run(loop, given, o, share, out, None, g, False)
     return out

@@ -30,7 +30,9 @@ from torch import Tensor
 
 from celib.kernels import threads
 from celib.kernels.binary import Given, Options
+from celib.kernels.memory import STREAM
 from celib.kernels.vectors import (
+    BITS,
     SUMS,
     at,
     exp_with_subnormals,
@@ -62,16 +64,34 @@ _FIRST_SUM = Struct("dq").unpack_from
 
 _CHUNK = 1024
 _UNIT = 16 * _CHUNK
-STREAM = 2**25  # bytes of a gradient that no cache is expected to keep for its reader
-LOGITS = {torch.float32: np.float32, torch.bfloat16: np.int16, torch.float16: np.uint16}
 _LABELS = {torch.bool: np.uint8, torch.uint8: np.uint8, torch.int64: np.int64}
-TARGETS = LOGITS | _LABELS
+TARGETS = BITS | _LABELS
 _ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
 _INF, _TINY = np.float32(np.inf), np.float32(2.0**-126)
 
 
 # Loops over a chunk. LLVM vectorises one only if it reads and writes few arrays, because it has to
 # compare the addresses of each pair of them; so there are several loops, each of few arrays.
+
+
+@njit(fastmath=False, error_model="numpy", cache=True)
+def _sides(z):
+    """The surprise at yes and at no, and minus their slopes' sizes: the sigmoids of -z and of z."""
+    t = abs(z)
+    e = exp_with_subnormals(-t)
+    likely = _ONE / (_ONE + e)
+    unlikely = e * likely
+    low = log1p(e)
+    high = t + low
+    if z > _ZERO:
+        return low, high, unlikely, likely
+    return high, low, likely, unlikely
+
+
+@njit(fastmath=False, error_model="numpy", cache=True)
+def _times_or_0(factor, value):
+    """The product, in which 0 inf = 0."""
+    return _ZERO if factor == _ZERO and value == _INF else factor * value
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -81,19 +101,9 @@ def _cross_entropy(x, y, yes, factor, loss, g):
     ``yes`` is y times the weight of the yes. All have the length of the chunk, and are float32.
     """
     for k in range(x.size):
-        t = abs(x[k])
-        e = exp_with_subnormals(-t)
-        likely = _ONE / (_ONE + e)
-        unlikely = e * likely
-        low = log1p(e)
-        high = t + low
-        positive = x[k] > _ZERO
-        if_yes, if_no = (low, high) if positive else (high, low)
-        to_yes, to_no = (unlikely, likely) if positive else (likely, unlikely)
+        if_yes, if_no, to_yes, to_no = _sides(x[k])
         a, b = yes[k], _ONE - y[k]
-        of_yes = _ZERO if a == _ZERO and if_yes == _INF else a * if_yes
-        of_no = _ZERO if b == _ZERO and if_no == _INF else b * if_no
-        loss[k] = of_yes + of_no
+        loss[k] = _times_or_0(a, if_yes) + _times_or_0(b, if_no)
         g[k] = (b * to_no - a * to_yes) * factor
 
 
@@ -101,11 +111,8 @@ def _cross_entropy(x, y, yes, factor, loss, g):
 def _rest(x, y, r):
     """1 - p_t, the probability of what is not the target."""
     for k in range(x.size):
-        e = exp_with_subnormals(-abs(x[k]))
-        likely = _ONE / (_ONE + e)
-        unlikely = e * likely
-        p, q = (likely, unlikely) if x[k] > _ZERO else (unlikely, likely)
-        r[k] = (_ONE - y[k]) * p + y[k] * q
+        _, _, to_yes, to_no = _sides(x[k])
+        r[k] = (_ONE - y[k]) * to_no + y[k] * to_yes
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -125,33 +132,23 @@ def _focal(x, y, powers, alpha, gamma, factor, loss, g):
     zero, one, two = gamma == _ZERO, gamma == _ONE, gamma == _TWO
     balanced = alpha < _ZERO
     for k in range(x.size):
-        t = abs(x[k])
-        e = exp_with_subnormals(-t)
-        likely = _ONE / (_ONE + e)
-        unlikely = e * likely
-        low = log1p(e)
-        high = t + low
-        positive = x[k] > _ZERO
-        if_yes, if_no = (low, high) if positive else (high, low)
-        to_yes, to_no = (unlikely, likely) if positive else (likely, unlikely)
+        if_yes, if_no, to_yes, to_no = _sides(x[k])
         a, b = y[k], _ONE - y[k]
-        of_yes = _ZERO if a == _ZERO and if_yes == _INF else a * if_yes
-        of_no = _ZERO if b == _ZERO and if_no == _INF else b * if_no
-        surprise = of_yes + of_no
+        surprise = _times_or_0(a, if_yes) + _times_or_0(b, if_no)
         r = b * to_no + a * to_yes
         p = r * r if two else r if one else _ONE if zero else powers[k]
         p *= _ONE if balanced else alpha * a + (_ONE - alpha) * b
         # Where r is below the normal numbers, so is the derivative, unless gamma is 0.
-        rate = (b - a) * (likely * unlikely) / (r if r >= _TINY else _ONE)
-        steeper = _ZERO if rate == _ZERO and surprise == _INF else rate * surprise
-        loss[k] = _ZERO if p == _ZERO and surprise == _INF else p * surprise
-        g[k] = p * ((b * to_no - a * to_yes) + gamma * steeper) * factor
+        rate = (b - a) * (to_yes * to_no) / (r if r >= _TINY else _ONE)
+        loss[k] = _times_or_0(p, surprise)
+        slope = (b * to_no - a * to_yes) + gamma * _times_or_0(rate, surprise)
+        g[k] = p * slope * factor
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _weighted(w, loss, g):
     for k in range(w.size):
-        loss[k] = _ZERO if w[k] == _ZERO and loss[k] == _INF else w[k] * loss[k]
+        loss[k] = _times_or_0(w[k], loss[k])
         g[k] *= w[k]
 
 
@@ -337,9 +334,9 @@ def of(x: torch.dtype, y: torch.dtype) -> Any:
 
     None if there is none.
     """
-    if x not in LOGITS or y not in TARGETS:
+    if x not in BITS or y not in TARGETS:
         return None
-    loop = _loop(LOGITS[x], TARGETS[y])
+    loop = _loop(BITS[x], TARGETS[y])
     return loop, loop.ctypes
 
 

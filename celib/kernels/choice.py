@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -82,7 +82,7 @@ def kernel(x: Tensor, target: Tensor, o: Options) -> Kernel:
     if _chosen is not None:
         return _chosen
     for name in ("triton",) if x.is_cuda else ("numba",) if x.device.type == "cpu" else ():
-        found = _found(name)
+        found: Kernel | None = installed(name, f"with_{name}")
         if found is not None and found.can(x, target, o):
             return found
     return with_aten
@@ -107,11 +107,11 @@ _chosen: Kernel | None = None
 
 
 @cache
-def _found(name: str) -> Kernel | None:
-    """The kernel that is written with this package, where it is installed and can be imported."""
-    if find_spec(name) is None:
+def installed(package: str, module: str) -> Any:
+    """The module of celib.kernels that is written with a package, where both can be imported."""
+    if find_spec(package) is None:
         return None
     try:
-        return import_module(f"celib.kernels.with_{name}")
+        return import_module(f"celib.kernels.{module}")
     except (ImportError, RuntimeError):  # numba that does not fit NumPy, or has nowhere to cache
         return None

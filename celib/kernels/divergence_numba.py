@@ -25,7 +25,8 @@ from numba.np.numpy_support import carray
 from torch import Tensor
 
 from celib.kernels import threads
-from celib.kernels.vectors import SUMS, at, largest_key, like, of_key, single, streamed
+from celib.kernels.memory import STREAM
+from celib.kernels.vectors import BITS, SUMS, at, largest_key, like, of_key, single, streamed
 
 # The arguments of a loop. An address is 0 if there is no such array; strides are in bytes. a is the
 # row whose probabilities p weigh the logarithms, b the other one, with probabilities q. The beta of
@@ -39,8 +40,6 @@ FRAME = np.dtype(
     ]
 )
 _PACKED = struct.Struct("15q3d")  # the same
-BITS = {torch.float32: np.float32, torch.bfloat16: np.int16, torch.float16: np.uint16}
-STREAM = 2**25  # bytes of a gradient that no cache is expected to keep for its reader
 
 # What the loops over the classes of a row have to know of it: the largest logits; a - b at one
 # class, with its rounding error; 1 / T; the mean under p of d, which is (a - b) / T less its value
@@ -475,9 +474,9 @@ def run(
     """T^2 times the divergence of b from a, row by row, and the derivatives that are wanted.
 
     Args:
-        a, b: logits of one dtype, a key of ``BITS``, shape (N, C). With p and q their softmax at
-            the temperature T it is the Kullback-Leibler divergence of q from p if ``beta`` is 0,
-            and else the Jensen-Shannon divergence in which p has the weight beta.
+        a, b: logits of one dtype, a key of ``vectors.BITS``, shape (N, C). With p and q their
+            softmax at the temperature T it is the Kullback-Leibler divergence of q from p if
+            ``beta`` is 0, and else the Jensen-Shannon divergence in which p has the weight beta.
         counts: booleans, shape (N): which rows count. The others have loss and derivatives 0.
         factor: of the gradients, float64, shape (N), or None for 1; and with it ``scale``.
         out_a, out_b: where the gradients go, with contiguous rows. One of them alone may be the

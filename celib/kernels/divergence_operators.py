@@ -7,20 +7,23 @@ What the loop of :mod:`celib.kernels.divergence_numba` cannot do is left to the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from celib.derivatives import times
+from celib.kernels.choice import installed
 from celib.kernels.divergence import FORWARD, MIXED, divergence
 from celib.kernels.memory import empty_like
-from celib.kernels.operators import differentiable, is_traced, taken
+from celib.kernels.operators import (
+    as_single,
+    differentiable,
+    is_traced,
+    is_transformed,
+    taken,
+)
 
 # Beyond these, 1 / T or what it is multiplied by might overflow.
 _LEAST, _MOST = 2.0**-100, 2.0**100
@@ -29,40 +32,28 @@ _PLAIN = Tensor, torch.nn.Parameter
 
 def fuses(z: Tensor, v: Tensor, temperature: float | Tensor) -> bool:
     """Whether the loop computes the divergences of these logits, and the derivatives asked for."""
-    if is_traced(z) or type(v) not in _PLAIN or transformed():
+    if is_traced(z) or type(v) not in _PLAIN or is_transformed():
         return False
     if isinstance(temperature, Tensor) and type(temperature) not in _PLAIN:
         return False
     return loops(z, v, temperature) is not None
 
 
-def transformed() -> bool:
-    """Whether a transform of torch.func or forward mode is under way."""
-    active: bool = torch._C._are_functorch_transforms_active()
-    return active or forward_ad._current_level >= 0
-
-
 def loops(z: Tensor, v: Tensor, temperature: float | Tensor) -> Any:
     """The module of the loop, where it is installed and computes this."""
-    if z.device.type != "cpu" or (found := _compiled()) is None:
+    if z.device.type != "cpu" or (found := _loop()) is None:
         return None
     if z.dtype not in found.BITS or v.dtype not in found.BITS:
         return None
     return found if _LEAST <= as_number(temperature) <= _MOST else None
 
 
+def _loop() -> Any:
+    return installed("numba", "divergence_numba")
+
+
 def as_number(temperature: float | Tensor) -> float:
     return temperature.item() if isinstance(temperature, Tensor) else temperature
-
-
-@cache
-def _compiled() -> ModuleType | None:
-    if find_spec("numba") is None:
-        return None
-    try:
-        return import_module("celib.kernels.divergence_numba")
-    except (ImportError, RuntimeError):  # numba that does not fit NumPy, or has nowhere to cache
-        return None
 
 
 def reference(
@@ -148,11 +139,7 @@ class _Fused(Function):
             return loss.float()
         loss = loss if factor is None else times(factor, loss)
         total = scale * loss.sum().item()
-        if abs(total) < _MOST:
-            return torch.full((), total, dtype=torch.float32)
-        return torch.tensor(
-            total, dtype=torch.float32
-        )  # beyond float32 inf; torch.full would raise
+        return as_single(total)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
@@ -211,7 +198,5 @@ def run(
     if kind not in (FORWARD, MIXED):
         (a, out_a), (b, out_b) = (z, to_z), (v, to_v)
     beta, scale = beta if kind == MIXED else 0.0, 1.0 if scale is None else scale
-    loss: Tensor = _compiled().run(  # type: ignore[union-attr]
-        a, b, temperature, beta, counts, factor, scale, out_a, out_b, to_t
-    )
+    loss: Tensor = _loop().run(a, b, temperature, beta, counts, factor, scale, out_a, out_b, to_t)
     return loss

@@ -103,11 +103,8 @@ def linear_cross_entropy(
     buffer = x.new_empty(size, classes)
     for start in range(0, n, size or 1):
         i = slice(start, min(n, start + size))
-        some, y, z = x[i], target[i], buffer[: min(n, start + size) - start]
-        if bias is None:
-            torch.mm(some, matrix.T, out=z)
-        else:
-            torch.addmm(bias, some, matrix.T, out=z)
+        some, y = x[i], target[i]
+        z = product(some, matrix, bias, buffer)
         found = _replaced(z, y, weight, o) if wanted else kernel(z, y, o).forward(z, y, weight, o)
         loss += found.results[LOSS].sum()
         share[i] = found.saved[SHARE]
@@ -294,6 +291,12 @@ def _reference(
     o: Options,
 ) -> Rows:
     return reference(torch.nn.functional.linear(x, matrix, bias), target, weight, o)
+
+
+def product(x: Tensor, matrix: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
+    """The logits of a layer, in the first rows of a buffer."""
+    z = buffer[: len(x)]
+    return torch.mm(x, matrix.T, out=z) if bias is None else torch.addmm(bias, x, matrix.T, out=z)
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

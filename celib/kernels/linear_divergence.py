@@ -19,7 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 from celib.derivatives import times
 from celib.kernels.divergence import value_and_slopes
 from celib.kernels.divergence_operators import loops, reference, run
-from celib.kernels.linear import CHUNK, add_product
+from celib.kernels.linear import CHUNK, add_product, product
 from celib.kernels.operators import differentiable
 
 # The input of a layer, its matrix and its bias.
@@ -95,8 +95,8 @@ def linear_distillation(
     wanted = want_x or want_matrix or want_bias
     for start in range(0, n, size or 1):
         i = slice(start, min(n, start + size))
-        z = _product(x[i], matrix, bias, buffer)
-        v = _product(teacher_x[i], teacher_matrix, teacher_bias, teacher_buffer)
+        z = product(x[i], matrix, bias, buffer)
+        v = product(teacher_x[i], teacher_matrix, teacher_bias, teacher_buffer)
         these = None if counts is None else counts[i]
         w = None if factor is None else factor[i]
         losses[i], slope = _with_gradient(z, v, temperature, kind, beta, these, w, wanted, want_t)
@@ -113,11 +113,6 @@ def linear_distillation(
 
 def _wide(x: Tensor, teacher_x: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(x.dtype, teacher_x.dtype), torch.float32)
-
-
-def _product(x: Tensor, matrix: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:
-    z = buffer[: len(x)]
-    return torch.mm(x, matrix.T, out=z) if bias is None else torch.addmm(bias, x, matrix.T, out=z)
 
 
 def _with_gradient(

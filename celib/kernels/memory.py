@@ -13,6 +13,8 @@ from torch import Tensor
 BLOCK_BYTES = 2**21
 # From here on the allocator asks the system for fresh pages at every call.
 LARGE_BYTES = 2**21
+# From here on no cache is expected to keep a gradient for its reader: it is written past them.
+STREAM = 2**25
 _PAGES = hasattr(mmap, "MADV_HUGEPAGE") and hasattr(mmap, "MADV_FREE")  # Linux
 
 

@@ -24,6 +24,8 @@ from celib.kernels.choice import kernel
 from celib.kernels.family import LOG_PROB, LOSS, SAVED, SHARE, Curve, Options, Rows, reference
 from celib.kernels.memory import empty_like
 
+_CPU, _LARGEST = torch.device("cpu"), torch.finfo(torch.float32).max
+
 
 def rows(
     x: Tensor, target: Tensor, weight: Tensor | None, o: Options, inplace_backward: bool = False
@@ -87,11 +89,13 @@ def reduced(
 def needs_reference(target: Tensor, weight: Tensor | None) -> bool:
     """Whether derivatives are asked for that the operators do not have."""
     wanted = target.requires_grad or (weight is not None and weight.requires_grad)
-    return (
-        (wanted and torch.is_grad_enabled())
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
+    return (wanted and torch.is_grad_enabled()) or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func or forward mode is under way."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active or forward_ad._current_level >= 0
 
 
 def is_traced(x: Tensor) -> bool:
@@ -157,7 +161,7 @@ class _Reduced(Function):
         loss, saved, suspicious = run(x, target, weight, o, factor, over, curve, gradient)
         ctx.options, ctx.curve, ctx.spent = o, curve, False
         ctx.save_for_backward(x, target, weight, saved, gradient)
-        return torch.scalar_tensor(loss, dtype=torch.float32, device=x.device), suspicious
+        return as_single(loss), suspicious
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: None) -> tuple[Any, ...]:
@@ -193,6 +197,13 @@ def _run(
         return chosen.forward(x, target, weight, o), None
     gradient = empty_like(x)
     return chosen.both(x, target, weight, o, expected, gradient), gradient
+
+
+def as_single(total: float) -> Tensor:
+    """A sum as a tensor of float32: inf beyond its range."""
+    if abs(total) > _LARGEST:  # the quicker way raises there
+        return torch.tensor(total, dtype=torch.float32, device=_CPU)
+    return torch.scalar_tensor(total, dtype=torch.float32, device=_CPU)
 
 
 def taken(gradient: Tensor, factor: Tensor) -> Tensor | None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.extending import intrinsic, overload
 
+# In what a row is read: see ``single``.
+BITS = {torch.float32: np.float32, torch.bfloat16: np.int16, torch.float16: np.uint16}
 # Sums may be taken in any order, so that they are taken in vectors; NaN and inf keep their meaning.
 SUMS = {"reassoc", "nsz", "contract"}
 _ZERO, _HALF, _ONE, _TWO = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0))
@@ -33,18 +36,26 @@ _EXPONENT = np.int32(23)
 
 
 @njit(fastmath={"contract"}, error_model="numpy", cache=True)
+def _polynomial(coefficients, x):
+    """Horner's scheme, the highest coefficient first; LLVM unrolls the loop."""
+    p = coefficients[0]
+    for k in range(1, len(coefficients)):
+        p = p * x + coefficients[k]
+    return p
+
+
+@njit(fastmath={"contract"}, error_model="numpy", cache=True)
+def _exp_near_0(r):
+    """exp(r), |r| <= log(2) / 2."""
+    return (_polynomial(_SERIES, r) * r * r + r) + _ONE
+
+
+@njit(fastmath={"contract"}, error_model="numpy", cache=True)
 def exp(x):
     """exp(x) for x <= 0, within 1 ulp; 0 where that is below the normal numbers."""
     k = np.float32(x * _LOG2_E + _ROUNDING)
     n = k - _ROUNDING
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = _SERIES[0]
-    p = p * r + _SERIES[1]
-    p = p * r + _SERIES[2]
-    p = p * r + _SERIES[3]
-    p = p * r + _SERIES[4]
-    p = p * r + _SERIES[5]
-    y = (p * r * r + r) + _ONE
+    y = _exp_near_0((x - n * _LN2_HIGH) - n * _LN2_LOW)
     y *= np.int32(np.float32(k).view(np.int32) << _EXPONENT).view(np.float32)
     return _ZERO if x < _LOWEST else y
 
@@ -249,18 +260,6 @@ _ROOT_HALF = np.int32(np.float32(math.sqrt(0.5)).view(np.int32))
 _ROUNDING_64 = 1.5 * 2.0**52  # as _ROUNDING, for float64
 
 
-@njit(fastmath={"contract"}, error_model="numpy", cache=True)
-def _exp_near_0(r):
-    """exp(r), |r| <= log(2) / 2."""
-    p = _SERIES[0]
-    p = p * r + _SERIES[1]
-    p = p * r + _SERIES[2]
-    p = p * r + _SERIES[3]
-    p = p * r + _SERIES[4]
-    p = p * r + _SERIES[5]
-    return (p * r * r + r) + _ONE
-
-
 @njit(error_model="numpy", cache=True)
 def _scaled(y, n):
     """2^n y, rounded once if it is subnormal: y is close to 1, and -152 <= n <= 1."""
@@ -282,17 +281,7 @@ def exp_with_subnormals(x):
 @njit(fastmath={"contract"}, error_model="numpy", cache=True)
 def log1p(e):
     """log(1 + e) for 0 <= e <= 1, within 1.5 ulp."""
-    p = _LOG_TO_2[0]
-    p = p * e + _LOG_TO_2[1]
-    p = p * e + _LOG_TO_2[2]
-    p = p * e + _LOG_TO_2[3]
-    p = p * e + _LOG_TO_2[4]
-    p = p * e + _LOG_TO_2[5]
-    p = p * e + _LOG_TO_2[6]
-    p = p * e + _LOG_TO_2[7]
-    p = p * e + _LOG_TO_2[8]
-    p = p * e + _LOG_TO_2[9]
-    return e - (e * e) * p
+    return e - (e * e) * _polynomial(_LOG_TO_2, e)
 
 
 @njit(fastmath={"contract"}, error_model="numpy", cache=True)
@@ -307,16 +296,7 @@ def power(x, exponent):
     bits = np.float32(normal).view(np.int32)
     k = np.int32(np.int32(bits - _ROOT_HALF) >> _EXPONENT)
     f = np.int32(bits - np.int32(k << _EXPONENT)).view(np.float32) - _ONE
-    p = _LOG_NEAR_1[0]
-    p = p * f + _LOG_NEAR_1[1]
-    p = p * f + _LOG_NEAR_1[2]
-    p = p * f + _LOG_NEAR_1[3]
-    p = p * f + _LOG_NEAR_1[4]
-    p = p * f + _LOG_NEAR_1[5]
-    p = p * f + _LOG_NEAR_1[6]
-    p = p * f + _LOG_NEAR_1[7]
-    p = p * f + _LOG_NEAR_1[8]
-    p = p * f + _LOG_NEAR_1[9]
+    p = _polynomial(_LOG_NEAR_1, f)
     whole = np.int32(k - (np.int32(24) if small else np.int32(0)))
     a = exponent * (float(whole) * _LOG_2 + float(f - (f * f) * p))
     a = float(_LOWEST_OF_ALL) if a < float(_LOWEST_OF_ALL) else a

@@ -45,7 +45,9 @@ from celib.kernels.family import (
     Options,
     Rows,
 )
+from celib.kernels.memory import STREAM
 from celib.kernels.vectors import (
+    BITS,
     SUMS,
     at,
     exp,
@@ -75,15 +77,13 @@ _FLOATS = (
 FRAME = np.dtype([*((n, np.int64) for n in _INTEGERS), *((n, np.float64) for n in _FLOATS)])
 _PACKED = Struct(f"={len(_INTEGERS)}q{len(_FLOATS)}d")  # the same, which is quicker to fill
 _OVER = {None: 0, "count": 1, "weight": 2}
-_BITS = {torch.float32: np.float32, torch.bfloat16: np.int16, torch.float16: np.uint16}
-STREAM = 2**25  # bytes of a gradient that no cache is expected to keep for its reader
 _CHUNK = 256  # so many float32 lose few digits in a sum; the sums are added up in float64
 _SUSPICIOUS = 2.0**-9  # far from what a check refuses, since a sum depends on its order
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 def can(x: Tensor, target: Tensor, o: Options) -> bool:
-    return x.device.type == "cpu" and x.dtype in _BITS
+    return x.device.type == "cpu" and x.dtype in BITS
 
 
 # Sums over a row.
@@ -302,12 +302,6 @@ def _capped(x, scale, cap, z, slope):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _scaled(e, factor, out):
-    for k in range(e.size):
-        out[k] = like(out, np.float32(factor * e[k]))
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
 def _scaled_in_place(e, factor):
     for k in range(e.size):
         e[k] = factor * e[k]
@@ -329,12 +323,6 @@ def _exp_scaled_in_place(x, m, factor):
 def _exps(x, m, e):
     for k in range(x.size):
         e[k] = exp(x[k] - m)
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def _exps_in_place(x, m):
-    for k in range(x.size):
-        x[k] = exp(x[k] - m)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -538,17 +526,45 @@ def _gradient_in(f, dtype):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
+def _parts(f, room, dtype):
+    """Buffers for a row's logits, gradient, slopes of the softcap and rounded gradient, and two for
+    a chunk: views without an owner, because slices of an array of numba's would count references.
+    """
+    n = f.classes
+    _, rounds = _gradient_in(f, dtype)
+    return (
+        _view(room, 0, n),
+        _view(room, n, n),
+        _view(room, 2 * n, n if f.softcap > 0.0 else 0),
+        carray(at(room.ctypes.data + 12 * n, dtype), n if rounds else 0),
+        _view(room, 4 * n, _CHUNK),
+        _view(room, 4 * n + _CHUNK, _CHUNK),
+    )
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _places(f, i, z, direct, plain, z_buffer, d_buffer):
+    """Where the gradient of row i is computed, and the logits, moved if they would be in its way.
+
+    That is the gradient itself, or a buffer from which it can be rounded or streamed.
+    """
+    d = carray(at(f.out + i * f.stride_out, np.float32), f.classes if direct else 0)
+    if not direct:
+        return (z_buffer if plain and z.ctypes.data == z_buffer.ctypes.data else d_buffer), z
+    if not plain and z.ctypes.data == d.ctypes.data:
+        _copy(z, z_buffer)
+        return d, z_buffer
+    return d, z
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
 def _forward(f, dtype, first, last):
     n, classes = f.rows, f.classes
-    direct, rounds = _gradient_in(f, dtype)
+    direct, _ = _gradient_in(f, dtype)
     plain, soft = _plain(f), f.q != 0
     nothing = np.empty(0, np.float32)
-    # Views without an owner: the slices of an array that numba owns would count references.
     room = np.empty(4 * classes + 2 * _CHUNK, np.float32)
-    z_buffer, d_buffer = _view(room, 0, classes), _view(room, classes, classes)
-    slope = _view(room, 2 * classes, classes if f.softcap > 0.0 else 0)
-    some, hidden = _view(room, 4 * classes, _CHUNK), _view(room, 4 * classes + _CHUNK, _CHUNK)
-    rounded = carray(at(room.ctypes.data + 12 * classes, dtype), classes if rounds else 0)
+    z_buffer, d_buffer, slope, rounded, some, hidden = _parts(f, room, dtype)
     w = carray(at(f.weight, np.float32), classes if f.weight != 0 else 0)
     labels = carray(at(f.labels, np.int64), 0 if soft else n)
     correct = carray(at(f.correct, np.bool_), n if f.correct != 0 else 0)
@@ -572,15 +588,9 @@ def _forward(f, dtype, first, last):
         z = _logits(f, raw, z_buffer, slope)
         if soft:
             c = _first(z, of_key(largest_key(z)))
-        # Where the exponentials go: to the gradient itself, or where they can be rounded from.
-        d = nothing
+        d = nothing  # where the exponentials go
         if f.out != 0:
-            d = carray(at(f.out + i * f.stride_out, np.float32), classes if direct else 0)
-            if not direct:
-                d = z_buffer if plain and z.ctypes.data == z_buffer.ctypes.data else d_buffer
-            elif not plain and z.ctypes.data == d.ctypes.data:
-                _copy(z, z_buffer)
-                z = z_buffer
+            d, z = _places(f, i, z, direct, plain, z_buffer, d_buffer)
         z_c = z[c]
         # Before the exponentials, which may take the place of the logits.
         likely = z_c
@@ -667,13 +677,10 @@ def _forward(f, dtype, first, last):
 @njit(nogil=True, error_model="numpy", cache=True)
 def _backward(f, dtype, first, last):
     n, classes = f.rows, f.classes
-    direct, rounds = _gradient_in(f, dtype)
+    direct, _ = _gradient_in(f, dtype)
     plain, soft = _plain(f), f.q != 0
-    # Views without an owner: the slices of an array that numba owns would count references.
     room = np.empty(4 * classes + 2 * _CHUNK, np.float32)
-    z_buffer, d_buffer = _view(room, 0, classes), _view(room, classes, classes)
-    slope = _view(room, 2 * classes, classes if f.softcap > 0.0 else 0)
-    rounded = carray(at(room.ctypes.data + 12 * classes, dtype), classes if rounds else 0)
+    z_buffer, d_buffer, slope, rounded, _, _ = _parts(f, room, dtype)
     w = carray(at(f.weight, np.float32), classes if f.weight != 0 else 0)
     labels = carray(at(f.labels, np.int64), 0 if soft else n)
     saved = carray(at(f.saved, np.float32), (SAVED, n))
@@ -691,12 +698,7 @@ def _backward(f, dtype, first, last):
             _fill(out, m)
             continue
         z = _logits(f, raw, z_buffer, slope)
-        d = carray(at(f.out + i * f.stride_out, np.float32), classes if direct else 0)
-        if not direct:
-            d = z_buffer if plain and z.ctypes.data == z_buffer.ctypes.data else d_buffer
-        elif not plain and z.ctypes.data == d.ctypes.data:
-            _copy(z, z_buffer)
-            z = z_buffer
+        d, z = _places(f, i, z, direct, plain, z_buffer, d_buffer)
         if soft:
             c = _first(z, np.float32(m))
         # As in the forward pass, so that both make the same bits. If the target is not the largest,
@@ -780,7 +782,7 @@ def reduced(
         *(x, target, weight, o, out, results, 0, saved, each),
         *(_address(factor), each, _OVER[over], each + line if soft else 0, curve),
     )
-    address, dtype = frame.buffer_info()[0], _BITS[x.dtype]
+    address, dtype = frame.buffer_info()[0], BITS[x.dtype]
     if threads.workers(x.numel()) == 1:
         threads.once(_reduced_loop(dtype), address, n)
     else:
@@ -838,7 +840,7 @@ def _loop(
         *(x, target, weight, o, out),
         *(_address(results), _address(correct), _address(saved), _address(g)),
     )
-    threads.run(loop(_BITS[x.dtype]), frame.buffer_info()[0], x.shape[0], x.numel())
+    threads.run(loop(BITS[x.dtype]), frame.buffer_info()[0], x.shape[0], x.numel())
 
 
 def _frame(

@@ -26,8 +26,9 @@ from celib.arguments.tensors import (
     wide,
 )
 from celib.kernels.divergence import DIVERGENCES, MIXED
-from celib.kernels.divergence_operators import fused, fuses, reference, transformed
+from celib.kernels.divergence_operators import fused, fuses, reference
 from celib.kernels.linear_divergence import loss_of_all
+from celib.kernels.operators import is_transformed
 from celib.losses.reduction import REDUCTIONS, mean_of, reduce
 
 _REDUCTIONS = (*REDUCTIONS, "batchmean")
@@ -201,26 +202,20 @@ def linear_distillation_loss(
     kind, weight = _options(reduction, divergence, beta)
     if chunk_size is not None:
         chunk_size = integer("chunk_size", chunk_size, lambda n: 0 < n < 2**63, "at least 1")
-    given = {
+    layers: dict[str, Any] = {
         "input": input,
         "linear_weight": linear_weight,
+        "linear_bias": linear_bias,
         "teacher_input": teacher_input,
         "teacher_weight": teacher_weight,
-        "linear_bias": linear_bias,
         "teacher_bias": teacher_bias,
-        "mask": mask,
-        "sample_weight": sample_weight,
     }
-    some = {name: a for name, a in given.items() if a is not None}
-    found: dict[str, Any] = dict.fromkeys(given)
-    for i, a in enumerate(tensors(**some)):
-        found[list(some)[i]] = a
-    mask, sample_weight = found.pop("mask"), found.pop("sample_weight")
-    found = {name: None if a is None else real(name, a) for name, a in found.items()}
-    student = found["input"], found["linear_weight"], found["linear_bias"]
-    teacher = found["teacher_input"], found["teacher_weight"], found["teacher_bias"]
+    *found, mask, sample_weight = tensors(**layers, mask=mask, sample_weight=sample_weight)
+    found = [a if a is None else real(name, a) for name, a in zip(layers, found, strict=True)]
+    student: Any = tuple(found[:3])
+    teacher: Any = tuple(found[3:])
     layer(*student)
-    _check_teacher_layer(*teacher, student[0].shape[:-1], len(student[1]))
+    _check_teacher_layer(teacher, student[0].shape[:-1], len(student[1]))
     t = positive("temperature", temperature, student[0])
     shape, dtype = student[0].shape[:-1], wide(student[0], teacher[0])
     each = sample_weights(sample_weight, shape, dtype, validate)
@@ -230,7 +225,7 @@ def linear_distillation_loss(
     if of_rows is not None:  # what does not count may be NaN, which the products would spread
         x, h = (torch.where(of_rows[:, None], a, 0.0) for a in (x, h))
     student, teacher = autocast(x, *student[1:]), autocast(h, *teacher[1:])
-    if reduction == "none" or transformed():
+    if reduction == "none" or is_transformed():
         z, v = (torch.nn.functional.linear(*of) for of in (student, teacher))
         if fuses(z, v, t):
             loss = fused(z, v, t, kind, weight, of_rows)
@@ -287,9 +282,10 @@ def _check_teacher(teacher: Tensor, counts: Tensor | None, axis: int) -> None:
 
 
 def _check_teacher_layer(
-    input: Tensor, weight: Tensor, bias: Tensor | None, shape: Sequence[int], classes: int
+    teacher: tuple[Tensor, Tensor, Tensor | None], shape: Sequence[int], classes: int
 ) -> None:
     """Check that the teacher's layer fits its input and the student's, and is a constant."""
+    input, weight, bias = teacher
     given = {"teacher_input": input, "teacher_weight": weight, "teacher_bias": bias}
     for name, a in given.items():
         if a is not None and a.requires_grad and torch.is_grad_enabled():

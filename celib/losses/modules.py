@@ -160,12 +160,8 @@ class LinearCrossEntropyLoss(_Loss):
             return_statistics=return_statistics,
             validate=validate,
         )
-        self.linear = torch.nn.Linear(in_features, num_classes, bias, device, dtype)
-        if tied_weight is not None:
-            if tied_weight.shape != self.linear.weight.shape:
-                expected = tuple(self.linear.weight.shape)
-                refuse_shape("tied_weight", tied_weight.shape, f"{expected}, (C, D)")
-            self.linear.weight = tied_weight
+        head = torch.nn.Linear(in_features, num_classes, bias, device, dtype)
+        self.linear = _tied(head, tied_weight)
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Any:
         return linear_cross_entropy(
@@ -428,16 +424,13 @@ class LinearDistillationLoss(_Loss):
             chunk_size=chunk_size,
             validate=validate,
         )
-        (weight,) = tensors(teacher_weight=teacher_weight)
-        given = None if teacher_bias is None else tensors(teacher_bias=teacher_bias)[0].detach()
+        weight, shift = tensors(teacher_weight=teacher_weight, teacher_bias=teacher_bias)
         self.register_buffer("teacher_weight", weight.detach(), persistent=False)
-        self.register_buffer("teacher_bias", given, persistent=False)
+        shift = None if shift is None else shift.detach()
+        self.register_buffer("teacher_bias", shift, persistent=False)
         place = {"device": device or weight.device, "dtype": dtype or weight.dtype}
-        self.linear = torch.nn.Linear(in_features, len(weight), bias, **place)
-        if tied_weight is not None:
-            if tied_weight.shape != self.linear.weight.shape:
-                refuse_shape("tied_weight", tied_weight.shape, f"{tuple(self.linear.weight.shape)}")
-            self.linear.weight = tied_weight
+        head = torch.nn.Linear(in_features, len(weight), bias, **place)
+        self.linear = _tied(head, tied_weight)
 
     def forward(
         self,
@@ -457,3 +450,12 @@ class LinearDistillationLoss(_Loss):
             sample_weight=sample_weight,
             **self._keywords(),
         )
+
+
+def _tied(head: torch.nn.Linear, weight: Parameter | None) -> torch.nn.Linear:
+    """The head, with a parameter that is shared in the place of its own weight."""
+    if weight is not None:
+        if weight.shape != head.weight.shape:
+            refuse_shape("tied_weight", weight.shape, f"{tuple(head.weight.shape)}, (C, D)")
+        head.weight = weight
+    return head

@@ -172,8 +172,9 @@ def cross_entropy(
     if inplace_backward and base.is_leaf and base.requires_grad:
         raise ValueError("inplace_backward = True: input is a leaf, whose values would be lost")
     given = target, input.shape, axis, ignore_index
+    at_once = reduction != "none" and not (inplace_backward or return_statistics)
     # A kernel that makes the mean sees every target, and says whether a check is worth its time.
-    late = validate and reduction != "none" and not (inplace_backward or return_statistics)
+    late = validate and at_once
     target, wrong = _targets(*given, validate and not late)
     if isinstance(factor, Tensor):
         # An ignored row may hold anything, also NaN, which would reach the gradient of the scale.
@@ -181,14 +182,12 @@ def cross_entropy(
     z = z.to(torch.promote_types(z.dtype, target.dtype)) if target.dtype == torch.float64 else z
     count = z.shape[-1]
     w = class_weights(weight, count, wide(z), validate)
-    # The kernels want rows whose entries are contiguous: other layouts are copied.
-    x = z if z.ndim == 2 else z.reshape(-1, count)
-    x = x if x.stride(-1) == 1 or count == 1 else x.contiguous()
+    x = _as_rows(z)
     soft = target.is_floating_point()
     y = target if z.ndim == 2 else target.reshape(-1, count) if soft else target.reshape(-1)
     each = sample_weights(sample_weight, z.shape[:-1], wide(z), validate)
     over = mean_over or ("count" if soft else "weight")
-    if late or not (validate or reduction == "none" or inplace_backward or return_statistics):
+    if at_once:
         flat = None if each is None else each.reshape(-1)
         total = reduced(x, y, w, o, flat, over if reduction == "mean" else None)
         if late and (total is None or total[1]):
@@ -197,6 +196,13 @@ def cross_entropy(
             return spoil(total[0], None if wrong is None else wrong.any())
     found = rows(x, y, w, o, inplace_backward)
     return finished(found, y, z.shape[:-1], wrong, each, reduction, over, o, return_statistics)
+
+
+def _as_rows(z: Tensor) -> Tensor:
+    """Logits as a matrix. Kernels want contiguous rows: other layouts are copied."""
+    count = z.shape[-1]
+    x = z if z.ndim == 2 else z.reshape(-1, count)
+    return x if x.stride(-1) == 1 or count == 1 else x.contiguous()
 
 
 def finished(
@@ -630,9 +636,7 @@ def _bent(
     y = labels(target, sites, count, ignore_index, validate and not late)
     w = class_weights(weight, count, wide(z), validate)
     each = sample_weights(sample_weight, sites, wide(z), validate)
-    x = z if z.ndim == 2 else z.reshape(-1, count)
-    x = x if x.stride(-1) == 1 or count == 1 else x.contiguous()
-    o = Options(ignore_index)
+    x, o = _as_rows(z), Options(ignore_index)
     if reduction != "none":
         flat = None if each is None else each.reshape(-1)
         total = reduced(x, y.reshape(-1), w, o, flat, over if reduction == "mean" else None, curve)
