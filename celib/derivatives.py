@@ -216,4 +216,6 @@ def sum_of_others(a: Tensor, at: Tensor) -> Tensor:
 
 def times(factor: Tensor | float, value: Tensor) -> Tensor:
     """The product, in which 0 inf = 0."""
-    return factor * torch.where((value == math.inf) & (factor == 0), 0.0, value)
+    if isinstance(factor, Tensor):
+        return factor * torch.where((value == math.inf) & (factor == 0), 0.0, value)
+    return factor * (torch.where(value == math.inf, 0.0, value) if factor == 0 else value)

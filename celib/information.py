@@ -671,6 +671,7 @@ def _kl_divergence_of_inner(xp: Any, p: Array, q: Array) -> Array:
     return out if extremes(out)[0] > 0.5 else _kl_divergence(xp, p, q, _excess_of_inner)
 
 
+@quiet
 def _js_divergence_of_inner(xp: Any, p: Array, q: Array) -> Array:
     """The plain sum, too, with s = (p - q) / (p + q) in p / m = 1 + s and q / m = 1 - s."""
 

@@ -303,6 +303,12 @@ class TestLoop:
             distillation_loss(v, v, temperature=0.7, reduction="none", **KINDS[kind]) == 0
         ).all()
 
+    def test_weights_whose_sum_is_beyond_float32(self):
+        z, v = (normal(3, 5, seed=s, dtype=torch.float32) for s in range(2))
+        options = {"temperature": 1.0, "reduction": "mean"}
+        loss = distillation_loss(z, v, sample_weight=torch.full((3,), 2e38), **options)
+        same(loss, distillation_loss(z, v, **options), rtol=1e-6)
+
     def test_threads_and_strides(self):
         z, v = normal(2, 300, 2000, dtype=torch.float32)
         before = torch.get_num_threads()
@@ -609,6 +615,8 @@ class TestLinear:
         assert value == 0
         assert to_x.shape == (0, D)
         assert (to_matrix == 0).all()
+        options = {"temperature": 1.0, "reduction": "mean"}
+        assert linear_distillation_loss(x[:0], matrix, h[:0], teacher, **options).isnan()
 
     def test_halves(self):
         """Sums over chunks are kept in float32: many small ones are not lost."""

@@ -170,6 +170,11 @@ class TestKL:
         p = np.array([ratio * q[0], 1 - ratio * q[0]])
         assert relative_error(kl_divergence(p, q), oracle("kl_divergence", p, q)) <= 1.5e-15
 
+    def test_nearly_disjoint(self):
+        # Without a warning about what underflows.
+        p, q = np.array([1, 1e-20]), np.array([1e-20, 1])
+        assert relative_error(js_divergence(p, q), oracle("js_divergence", p, q)) <= 1e-15
+
     @both
     def test_published_values(self, array):
         for p, q, value in [

@@ -702,6 +702,11 @@ class TestLearned:
         assert gradcheck(loss, (finite, T(1.7, requires_grad=True)), check_forward_ad=True)
         assert gradgradcheck(loss, (finite, T(1.7, requires_grad=True)))
 
+    def test_scale_in_a_list(self):
+        s = torch.tensor(0.5, requires_grad=True)
+        found = grad(cross_entropy(Z, Y, scale=[s]), s)
+        same(found, grad(cross_entropy(Z, Y, scale=s), s))
+
     def test_scale_to_50_digits(self):
         row, y, s = [0.0, -30.0, 2.5], 0, 3.0
         with mp.workdps(80):
@@ -1071,6 +1076,8 @@ BAD = [
     (cross_entropy, (Z, Y), {"sample_weight": T([1, -1])}, r"sample_weight\[1\] = -1\.0"),
     (cross_entropy, (Z, Y), {"scale": 0}, "scale = 0: expected positive and finite"),
     (cross_entropy, (Z, Y), {"scale": T(-1.0)}, "scale = -1.0: expected positive and finite"),
+    (cross_entropy, (Z, Y), {"scale": 10**400}, "scale has 1329 bits: expected positive and fin"),
+    (cross_entropy, (Z, Y), {"z_loss": 10**400}, "z_loss has 1329 bits: expected a finite numb"),
     (cross_entropy, (Z, Y), {"scale": torch.ones(2)}, r"scale has shape \(2,\): expected one"),
     *(
         (loss, data, {name: torch.tensor(0.5, requires_grad=True)}, f"{name} requires grad")

@@ -179,6 +179,87 @@ def test_without_values(name):
             assert grad(loss, z)[0].shape == z.shape
 
 
+# What the compiled loops of a CPU must not take for plain memory: they are for float32 and halves.
+each_loss = pytest.mark.parametrize("name", LOSSES)
+Z_32, Q_32 = Z.float(), Q.float()
+
+
+@each_loss
+@pytest.mark.parametrize("grad_wanted", [False, True])
+def test_another_default_device(name, grad_wanted):
+    call, z = CALLS[name], Z_32.clone().requires_grad_(grad_wanted)
+    with torch.device("meta"):
+        found = call(z, Y, Q_32)
+    torch.testing.assert_close(found, call(z, Y, Q_32))
+
+
+@each_loss
+def test_negated_views(name):
+    # Their memory holds the negatives of their values.
+    z = torch._neg_view(-Z_32).requires_grad_()
+    y, q = torch._neg_view(-Y), torch._neg_view(-Q_32)
+    found, wanted = CALLS[name](z, y, q), CALLS[name](Z_32, Y, Q_32)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(grad(found, z)[0], slope(CALLS[name], Z_32, Y, Q_32))
+
+
+@each_loss
+def test_several_derivatives_at_a_time(name):
+    z, g = Z_32.clone().requires_grad_(), torch.tensor([1.0, -2.0, 0.25])
+    loss = CALLS[name](z, Y, Q_32)
+    (found,) = grad(loss, z, g, is_grads_batched=True, retain_graph=True)
+    assert not found.requires_grad
+    (one,) = grad(loss, z)
+    torch.testing.assert_close(found, g[:, None, None] * one, rtol=1e-5, atol=1e-6)
+    rows = torch.autograd.functional.jacobian(
+        lambda z: losses.cross_entropy(z, Y, reduction="none"), Z_32, vectorize=True
+    )
+    wanted = torch.autograd.functional.jacobian(
+        lambda z: losses.cross_entropy(z, Y, reduction="none"), Z_32
+    )
+    torch.testing.assert_close(rows, wanted)
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_same_derivative_where_it_is_differentiable(name, dtype):
+    # Where the temperature depends on the logits, too: its way is not counted twice.
+    z, q = Z.to(dtype).requires_grad_(), Q.to(dtype)
+    loss = CALLS[name](z, Y, q)
+    (once,) = grad(loss, z, retain_graph=True)
+    (again,) = grad(loss, z, create_graph=True)
+    tolerance = {"rtol": 2e-6, "atol": 2e-7} if dtype == torch.float32 else {}
+    torch.testing.assert_close(once, again, **tolerance)
+
+
+def test_tied_weights_are_not_counted_twice():
+    matrix = Q.clone().requires_grad_()
+    for reduction in ("sum", "none"):
+        found = losses.linear_cross_entropy(
+            matrix.sin(), matrix, Y.clamp(max=3), reduction=reduction
+        ).sum()
+        wanted = losses.cross_entropy(matrix.sin() @ matrix.T, Y.clamp(max=3), reduction="sum")
+        (dm,) = grad(found, matrix, create_graph=True)
+        torch.testing.assert_close(dm, grad(wanted, matrix)[0])
+
+
+@each_loss
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_trace(name):
+    call = CALLS[name]
+    traced = torch.jit.trace(call, (Z_32, Y, Q_32), check_trace=False)
+    torch.testing.assert_close(traced(Z_32, Y, Q_32), call(Z_32, Y, Q_32))
+
+
+def test_exported_with_a_constant_target():
+    class Loss(torch.nn.Module):
+        def forward(self, z):
+            return losses.sigmoid_focal_loss(z, Q_32, reduction="mean")
+
+    exported = torch.export.export(Loss(), (Z_32,))
+    torch.testing.assert_close(exported.module()(Z_32), Loss()(Z_32))
+
+
 # Of one loss with a large graph, which takes torch half a minute each time, one of the two.
 @pytest.mark.parametrize(
     ("name", "dynamic"),

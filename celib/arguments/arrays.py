@@ -108,7 +108,8 @@ def _dense(name: str, a: Array) -> Array:
         refuse_type(name, a, "a tensor without a mask")
     if a.is_floating_point() and a.dtype.itemsize < 2:  # a float8, which torch does not promote
         refuse_dtype(name, a.dtype)
-    return a
+    # The memory of a negated view holds other values than the view. A compiler has none to read.
+    return a if torch.compiler.is_compiling() else a.resolve_neg()
 
 
 def _stacked(name: str, rows: Sequence[Array]) -> Array:

@@ -55,6 +55,8 @@ def number(name: str, value: Any, fits: Callable[[float], bool], expected: str) 
         value = found if isinstance(found, int) else float(found)
     elif type(value) is not float and isinstance(value, float):
         value = float(value)  # of NumPy, which is a float too, but not for an operator of torch
+    if isinstance(value, int) and value.bit_length() > 1024:  # beyond every float
+        raise ValueError(f"{name} has {value.bit_length()} bits: expected {expected}")
     if not fits(value):
         raise ValueError(f"{name} = {value}: expected {expected}")
     return value

@@ -68,6 +68,8 @@ def _plain(given: dict[str, Any]) -> bool:
             return False
         if a.dtype not in _DTYPES or a.layout is not torch.strided or a.is_nested:
             return False
+        if not torch.compiler.is_compiling() and a.is_neg():
+            return False
         if place is not None and a.device != place:
             return False
         place = a.device
@@ -233,12 +235,13 @@ def positive(name: str, value: Any, input: Any) -> Any:
     A tensor that cannot be read is NaN where it is not positive. It is on the device of ``input``,
     or on the CPU, as torch has it for a single number.
     """
+    if not isinstance(value, (int, float)):
+        found = arrays.values(name, value)
+        value = found if isinstance(found, Tensor) or found.shape == (1,) else value
     if not isinstance(value, Tensor):
-        if not isinstance(value, (int, float)):
-            found = np.asarray(arrays.values(name, value))
-            value = found.reshape(()) if found.shape == (1,) else value
+        if isinstance(value, np.ndarray) and value.shape == (1,):
+            value = value.reshape(())
         return number(name, value, lambda s: 0 < s < math.inf, "positive and finite")
-    arrays.values(name, value)
     if tuple(value.shape) not in ((), (1,)):
         refuse_shape(name, value.shape, "one number")
     value = real(name, value).reshape(())

@@ -166,7 +166,8 @@ class _Loss(Function):
                 return gradient.mul_(factor), None
         given, (o, share, reference) = Given(*ctx.saved_tensors), ctx.options
         if torch.is_grad_enabled():  # the derivative is itself to be differentiated
-            return differentiable((reference(given, o),), (given.x,), (g,))[0], None
+            found = differentiable(lambda x: reference(given._replace(x=x), o), (given.x,), g)
+            return found[0], None
         if not plain:  # of several derivatives at a time, by torch.func
             one = _gradient(given, o, share, None, None)
             g = g.unsqueeze(-1) if o.by_row and g.ndim else g

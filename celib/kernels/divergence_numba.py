@@ -491,7 +491,7 @@ def run(
     a, b = _rows(a), _rows(b)
     counts = None if counts is None else counts.contiguous()
     factor = None if factor is None else factor.contiguous()
-    loss, size = torch.empty(n, dtype=torch.float64), a.element_size()
+    loss, size = torch.empty(n, dtype=torch.float64, device="cpu"), a.element_size()
     out = out_a if out_b is None else out_b
     streams = False
     if out is not None and size * n * classes >= STREAM:

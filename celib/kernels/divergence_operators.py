@@ -20,6 +20,7 @@ from celib.kernels.memory import empty_like
 from celib.kernels.operators import (
     as_single,
     differentiable,
+    is_final,
     is_traced,
     is_transformed,
     taken,
@@ -127,7 +128,7 @@ class _Fused(Function):
     ) -> Tensor:
         to_z = empty_like(z) if wanted[0] else None
         to_v = empty_like(v) if wanted[1] else None
-        to_t = torch.empty(len(z), dtype=torch.float64) if wanted[2] else None
+        to_t = z.new_empty(len(z), dtype=torch.float64) if wanted[2] else None
         loss = run(
             z, v, as_number(temperature), kind, beta, counts, factor, scale, to_z, to_v, to_t
         )
@@ -145,12 +146,17 @@ class _Fused(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         z, v, t, counts, factor, to_z, to_v, to_t = ctx.saved_tensors
         temperature, nothing = ctx.temperature if t is None else t, (None,) * 6
-        if torch.is_grad_enabled():  # the derivative is itself to be differentiated
-            loss = reference(z, v, temperature, ctx.kind, ctx.beta, counts)
-            if ctx.scale is not None:
-                loss = loss.sum() if factor is None else times(factor.to(loss.dtype), loss).sum()
-                loss = loss * ctx.scale
-            return *differentiable((loss,), (z, v, t), (g.to(loss.dtype),)), *nothing
+        if not is_final(g):
+
+            def result(z: Tensor, v: Tensor, t: Tensor | None) -> Tensor:
+                at = temperature if t is None else t
+                loss = reference(z, v, at, ctx.kind, ctx.beta, counts)
+                if ctx.scale is not None:
+                    each = loss if factor is None else times(factor.to(loss.dtype), loss)
+                    loss = each.sum() * ctx.scale
+                return loss
+
+            return *differentiable(result, (z, v, t), g), *nothing
         found: list[Tensor | None] = [None, None]
         if not ctx.spent:
             ctx.spent = True

@@ -105,7 +105,10 @@ def linear_cross_entropy(
         i = slice(start, min(n, start + size))
         some, y = x[i], target[i]
         z = product(some, matrix, bias, buffer)
-        found = _replaced(z, y, weight, o) if wanted else kernel(z, y, o).forward(z, y, weight, o)
+        if wanted:
+            found = _replaced(z, y, weight, o)
+        else:
+            found = kernel(z, y, o).forward(z, y, weight, o)
         loss += found.results[LOSS].sum()
         share[i] = found.saved[SHARE]
         if want_x:
@@ -121,7 +124,7 @@ def _replaced(z: Tensor, y: Tensor, weight: Tensor | None, o: Options) -> Rows:
     """The rows of some logits, which their gradient replaces: that of the sum of the losses."""
     chosen = kernel(z, y, o)
     if chosen.both is not None:
-        return chosen.both(z, y, weight, o, torch.ones(len(z)), z)
+        return chosen.both(z, y, weight, o, z.new_ones(len(z), dtype=torch.float32), z)
     found = chosen.forward(z, y, weight, o)
     g = torch.zeros_like(found.results)
     g[LOSS] = 1.0
@@ -156,8 +159,12 @@ def _backward_all(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
     x, matrix, bias, target, weight, *kept = ctx.saved_tensors
     layer = (x, matrix, bias)
     if torch.is_grad_enabled():  # the derivative is itself to be differentiated
-        loss = _reference(*layer, target, weight, ctx.options).results[LOSS].sum()
-        found: list[Tensor | None] = differentiable((loss,), layer, (g,))
+        found: list[Tensor | None] = differentiable(
+            lambda x, matrix, bias: (
+                _reference(x, matrix, bias, target, weight, ctx.options).results[LOSS].sum()
+            ),
+            *(layer, g),
+        )
     else:
         # A new product each time: the backward pass may run again.
         found = [
@@ -247,8 +254,9 @@ def _backward_each(ctx: Any, g: Tensor, *others: Any) -> tuple[Any, ...]:
     x, matrix, bias, target, weight, saved = ctx.saved_tensors
     layer, o = (x, matrix, bias), ctx.options
     if torch.is_grad_enabled():
-        results = _reference(*layer, target, weight, o).results
-        found = differentiable((results,), layer, (g,))
+        found = differentiable(
+            lambda x, matrix, bias: _reference(x, matrix, bias, target, weight, o).results, layer, g
+        )
     else:
         numbers = (o.ignore_index, o.numbers())
         dx, d_matrix, d_bias = linear_cross_entropy_by_class_backward(

@@ -130,14 +130,14 @@ def _with_gradient(
     place of z, if it is wanted, that with respect to z."""
     if z.device.type == "cpu" and loops(z, v, temperature.item()) is not None:
         a, b = (z, v) if z.dtype == v.dtype else (z.float(), v.float())
-        to_t = torch.empty(len(z), dtype=torch.float64) if want_t else None
+        to_t = z.new_empty(len(z), dtype=torch.float64) if want_t else None
         each = None if factor is None else factor.double()
         out = a if wanted else None
         loss = run(a, b, temperature.item(), kind, beta, counts, each, None, out, None, to_t)
         if wanted and a is not z:
             z.copy_(a)
         if to_t is None:
-            return loss, torch.zeros((), dtype=torch.float64)
+            return loss, z.new_zeros((), dtype=torch.float64)
         return loss, (to_t if each is None else times(each, to_t)).sum()
     wide, slope = _wide(z, v), z.new_zeros((), dtype=torch.float64)
     t, step = temperature.to(wide), max(1, _BLOCK // z.shape[1])
@@ -189,11 +189,16 @@ def _backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
     losses, to_t, *kept = saved[9:]
     layer, need = (x, matrix, bias), ctx.needs_input_grad
     if torch.is_grad_enabled():  # the derivative is itself to be differentiated
-        z, v = (torch.nn.functional.linear(*of) for of in (layer, teacher))
-        loss = reference(z, v, temperature, ctx.kind, ctx.beta, counts)
-        loss = (loss if factor is None else times(factor.to(loss.dtype), loss)).sum()
-        inputs = (*layer, temperature, factor)
-        *found, of_t, of_factor = differentiable((loss,), inputs, (g,))
+        v = torch.nn.functional.linear(*teacher)
+
+        def total(
+            x: Tensor, matrix: Tensor, bias: Tensor | None, t: Tensor, factor: Tensor | None
+        ) -> Tensor:
+            z = torch.nn.functional.linear(x, matrix, bias)
+            loss = reference(z, v, t, ctx.kind, ctx.beta, counts)
+            return (loss if factor is None else times(factor.to(loss.dtype), loss)).sum()
+
+        *found, of_t, of_factor = differentiable(total, (*layer, temperature, factor), g)
     else:
         # A new product each time: the backward pass may run again.
         found = [

@@ -128,7 +128,7 @@ class _Rows(Function):
     ) -> tuple[Tensor, ...]:
         expected = None
         if wanted and not (inplace or o.entropy):
-            expected = torch.ones(x.shape[0], dtype=torch.float32)
+            expected = x.new_ones(x.shape[0], dtype=torch.float32)
         found, gradient = _run(x, target, weight, o, expected)
         ctx.options, ctx.inplace, ctx.spent = o, inplace, False
         ctx.save_for_backward(x, target, weight, found.saved, gradient)
@@ -139,9 +139,9 @@ class _Rows(Function):
     def backward(ctx: Any, g: Tensor, *others: Any) -> tuple[Any, ...]:
         x, target, weight, saved, gradient = ctx.saved_tensors
         nothing = (None,) * 5
-        if torch.is_grad_enabled():  # the derivative is itself to be differentiated
-            results = reference(x, target, weight, ctx.options).results
-            return *differentiable((results,), (x,), (g,)), *nothing
+        if not is_final(g):
+            fixed = (target, weight, ctx.options)
+            return *differentiable(lambda x: reference(x, *fixed).results, (x,), g), *nothing
         if gradient is not None and not ctx.spent and not g[1:].any():
             ctx.spent = True
             found = taken(gradient, g[LOSS][:, None])
@@ -167,13 +167,16 @@ class _Reduced(Function):
     def backward(ctx: Any, g: Tensor, _: None) -> tuple[Any, ...]:
         x, target, weight, saved, gradient = ctx.saved_tensors
         nothing = (None,) * 2
-        if torch.is_grad_enabled():
-            found = reference(x, target, weight, ctx.options)
-            loss = found.results[LOSS]
-            if ctx.curve is not None:
-                loss = times(found.saved[0], ctx.curve.of(-found.results[LOG_PROB]))
-            loss = times(saved[SAVED], loss).sum()
-            return *differentiable((loss,), (x,), (g,)), *nothing
+        if not is_final(g):
+
+            def total(x: Tensor) -> Tensor:
+                found = reference(x, target, weight, ctx.options)
+                loss = found.results[LOSS]
+                if ctx.curve is not None:
+                    loss = times(found.saved[0], ctx.curve.of(-found.results[LOG_PROB]))
+                return times(saved[SAVED], loss).sum()
+
+            return *differentiable(total, (x,), g), *nothing
         if gradient is not None and not ctx.spent:
             ctx.spent = True
             ready = taken(gradient, g)
@@ -197,6 +200,15 @@ def _run(
         return chosen.forward(x, target, weight, o), None
     gradient = empty_like(x)
     return chosen.both(x, target, weight, o, expected, gradient), gradient
+
+
+def is_final(g: Tensor) -> bool:
+    """Whether a derivative g has values, and what is made of it is not differentiated again.
+
+    It has none where several are taken at a time, as by ``is_grads_batched``.
+    """
+    batched = torch._C._functorch.is_legacy_batchedtensor(g)
+    return not (torch.is_grad_enabled() or batched or torch._C._functorch.is_batchedtensor(g))
 
 
 def as_single(total: float) -> Tensor:
@@ -302,8 +314,7 @@ def _backward(ctx: Any, g: Tensor, *others: Any) -> tuple[Any, ...]:
     x, target, weight, saved = ctx.saved_tensors
     o, nothing = ctx.options, (None,) * 5
     if torch.is_grad_enabled():  # the derivative is itself to be differentiated
-        results = reference(x, target, weight, o).results
-        return *differentiable((results,), (x,), (g,)), *nothing
+        return *differentiable(lambda x: reference(x, target, weight, o).results, (x,), g), *nothing
     arguments = (target, weight, saved, g, o.ignore_index, o.numbers())
     if ctx.inplace:
         x = x.detach()
@@ -316,9 +327,18 @@ cross_entropy.register_autograd(_backward, setup_context=_setup)
 
 
 def differentiable(
-    outputs: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...], g: tuple[Tensor, ...]
+    of: Callable[..., Tensor], inputs: Sequence[Tensor | None], g: Tensor
 ) -> list[Tensor | None]:
-    """The derivatives with respect to the inputs that want one, themselves differentiable."""
-    wanted = [a for a in inputs if a is not None and a.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, g, create_graph=True))
+    """The derivatives of a function with respect to the inputs that want one.
+
+    They are differentiable in turn if that is asked. The function is computed of views, because an
+    input may depend on another one, as a hidden state does on tied weights, and what comes by that
+    way is not a derivative of the function.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        views = [a.view_as(a) if a is not None and a.requires_grad else a for a in inputs]
+        result = of(*views)
+        wanted = [a for a in views if a is not None and a.requires_grad]
+        found = iter(torch.autograd.grad(result, wanted, g.to(result.dtype), create_graph=again))
     return [next(found) if a is not None and a.requires_grad else None for a in inputs]

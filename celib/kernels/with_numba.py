@@ -773,7 +773,7 @@ def reduced(
     out: Tensor | None,
 ) -> tuple[float, Tensor, bool]:
     n, soft = x.shape[0], target.is_floating_point()
-    lines = torch.empty((4 + SAVED + 1 + soft, n), dtype=torch.float32)
+    lines = x.new_empty((4 + SAVED + 1 + soft, n), dtype=torch.float32)
     line, results = 4 * n, lines.data_ptr()
     saved = results + 4 * line
     each = saved + SAVED * line
@@ -803,9 +803,9 @@ def _run(
 ) -> Rows:
     n = x.shape[0]
     found = Rows(
-        torch.empty((4, n), dtype=torch.float32),
-        torch.empty(n, dtype=torch.bool),
-        torch.empty((SAVED, n), dtype=torch.float32),
+        x.new_empty((4, n), dtype=torch.float32),
+        x.new_empty(n, dtype=torch.bool),
+        x.new_empty((SAVED, n), dtype=torch.float32),
     )
     _loop(_forward_loop, x, target, weight, o, *found, g, out)
     return found

@@ -185,7 +185,8 @@ def sigmoid_focal_loss(
     alpha = number("alpha", alpha, lambda a: 0 <= a <= 1 or a == -1, "a number in [0, 1], or -1")
     gamma = non_negative("gamma", gamma)
     o = Options(reduction, False, True, alpha, gamma)
-    constant = targets.detach() if isinstance(targets, Tensor) else targets
+    wants = isinstance(targets, Tensor) and targets.requires_grad
+    constant = targets.detach() if wants else targets
     given = Given(inputs, constant, None, None, sample_weight)
     if (fused := in_one_pass(given, o, validate, _reference)) is not None:
         return fused

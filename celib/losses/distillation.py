@@ -237,7 +237,8 @@ def linear_distillation_loss(
         loss = loss_of_all(student, teacher, t, kind, weight, of_rows, factor, chunk_size)
         loss = _divided(loss, counts, each, reduction, shape, x.shape[0])
     if validate and readable(loss) and _has_nan(loss):
-        _check_teacher(torch.nn.functional.linear(*teacher).view(*shape, -1), counts, len(shape))
+        v = torch.nn.functional.linear(*teacher)
+        _check_teacher(v.view(*shape, v.shape[-1]), counts, len(shape))
     return loss
 
 
@@ -318,7 +319,7 @@ def _fused(
         total = float(shape[0]) if shape else 1.0
     elif reduction == "mean":
         share = _share(counts, each)
-        total = float(len(z)) if share is None else share.sum().item()
+        total = float(len(z)) if share is None else share.double().sum().item()
     if reduction == "none" or total == 0.0 or (each is not None and each.requires_grad):
         loss = fused(z, v, t, kind, beta, of_rows)
         return _reduced(loss.view(shape), counts, each, reduction)

@@ -132,8 +132,9 @@ def cross_entropy(
         validate: whether to check the values of ``target`` and ``weight``.
 
     Returns:
-        A number, or with "none" the shape of ``input`` without C; float64 for float64 logits, and
-        else float32. A mean over nothing is NaN, a sum 0; their gradients are 0.
+        A number, or with "none" the shape of ``input`` without C; float64 if the logits or the
+        probabilities are float64, and else float32. A mean over nothing is NaN, a sum 0; their
+        gradients are 0.
 
     Raises:
         ValueError: a shape or an option is not as above, a class is out of range, a probability is
@@ -378,7 +379,7 @@ def options_of(
             "softcap", softcap, lambda c: 0 < c < math.inf, "a positive number, or None"
         )
     scale = number("scale", scale, lambda s: 0 < s < math.inf, "positive and finite")
-    return Options(ignore_index, label_smoothing, z_loss, softcap or 0.0, scale, entropy)
+    return Options(ignore_index, label_smoothing, z_loss, softcap or 0.0, scale, bool(entropy))
 
 
 # A training loop asks for the same options each time, and to check them takes as long as a small
