@@ -147,10 +147,10 @@ def figure(runs: dict[str, Run], output: Path) -> None:
 def table(run: Run) -> str:
     """The run for people: times in ms, memory in MB, shares of what the device was measured to do.
 
-    Of the logits a forward pass has to read R bytes; a backward pass, to read R and write R. A
-    layer has three products of 2 N C D operations to do. The share is that over the time, relative
-    to the copy's bytes and the product's operations per second. "graph" are both passes on logits,
-    replayed as one CUDA graph.
+    Of the logits R bytes have to be read, and as many of the gradient to be written: as little as
+    a kernel needs that has room for a row on the chip. A layer has three products of 2 N C D
+    operations to do. The share is that over the time, relative to the copy's bytes and the
+    product's operations per second. "graph" are both passes on logits, replayed as one CUDA graph.
     """
     names = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     lines = [
@@ -216,7 +216,7 @@ def share_of(t: dict[str, Any], run: Run, kind: str) -> float:
     if kind == "linear":
         return 6 * numbers * t["features"] / (t["median"] * run["product"])
     size = {"float32": 4, "bfloat16": 2}[t["dtype"]]
-    return 3 * numbers * size / (t["median"] * run["bandwidth"])
+    return 2 * numbers * size / (t["median"] * run["bandwidth"])
 
 
 if __name__ == "__main__":

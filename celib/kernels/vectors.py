@@ -52,7 +52,7 @@ def _exp_near_0(r):
 
 @njit(fastmath={"contract"}, error_model="numpy", cache=True)
 def exp(x):
-    """exp(x) for x <= 0, within 1 ulp; 0 where that is below the normal numbers."""
+    """exp(x) for x <= 0, within 1.1 ulp; 0 where that is below the normal numbers."""
     k = np.float32(x * _LOG2_E + _ROUNDING)
     n = k - _ROUNDING
     y = _exp_near_0((x - n * _LN2_HIGH) - n * _LN2_LOW)
@@ -270,7 +270,7 @@ def _scaled(y, n):
 
 @njit(fastmath={"contract"}, error_model="numpy", cache=True)
 def exp_with_subnormals(x):
-    """exp(x) for x <= 0, within 1 ulp, among the subnormal numbers too."""
+    """exp(x) for x <= 0, within 1.1 ulp, among the subnormal numbers too."""
     x = _LOWEST_OF_ALL if x < _LOWEST_OF_ALL else x
     k = np.float32(x * _LOG2_E + _ROUNDING)
     n = k - _ROUNDING

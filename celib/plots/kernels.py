@@ -52,7 +52,7 @@ def roofline(
     for x, name in names.items():
         ax.axvline(x, color="#888888", linewidth=0.8, linestyle=":")
         ax.annotate(
-            name, (x, 0.32), (3, 0), xycoords=("data", "axes fraction"),
+            name, (x, 0.03), (3, 0), xycoords=("data", "axes fraction"),
             textcoords="offset points", rotation=90, va="bottom", fontsize=9,
         )  # fmt: skip
     ax.set_xlim(0.2, 1e4)
@@ -164,7 +164,7 @@ def achieved_bandwidth(
         ax.yaxis.set_minor_locator(NullLocator())
         ax.set_xlabel("classes")
         ax.set_title(device, fontsize=10)
-    panels[0][0].set_ylabel("GB/s: $3R$ / time, both passes")
+    panels[0][0].set_ylabel("GB/s: $2R$ / time, both passes")
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, fontsize=9)
     first: Axes = panels[0][0]
     return first
