@@ -105,10 +105,7 @@ def linear_cross_entropy(
         i = slice(start, min(n, start + size))
         some, y = x[i], target[i]
         z = product(some, matrix, bias, buffer)
-        if wanted:
-            found = _replaced(z, y, weight, o)
-        else:
-            found = kernel(z, y, o).forward(z, y, weight, o)
+        found = (_replaced if wanted else _forward)(z, y, weight, o)
         loss += found.results[LOSS].sum()
         share[i] = found.saved[SHARE]
         if want_x:
@@ -118,6 +115,10 @@ def linear_cross_entropy(
         if want_bias:
             d_bias += z.sum(0, dtype=wide)
     return loss, share, dx, d_matrix, d_bias
+
+
+def _forward(z: Tensor, y: Tensor, weight: Tensor | None, o: Options) -> Rows:
+    return kernel(z, y, o).forward(z, y, weight, o)
 
 
 def _replaced(z: Tensor, y: Tensor, weight: Tensor | None, o: Options) -> Rows:
