@@ -3,6 +3,7 @@
 import functools
 import gzip
 import http.server
+import io
 import os
 import re
 import shutil
@@ -13,11 +14,20 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
+from zipfile import ZipFile
 
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import yaml
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
+
+import celib
+from celib import plots
+from celib.information import self_information
+from conftest import same_figure
 
 BOOK = Path(__file__).parents[1] / "book"
 SITE = BOOK / "_build/html"
@@ -63,6 +73,53 @@ def test_no_page_outside_the_toc():
     built = {file.relative_to(SITE).with_suffix("").as_posix() for file in SITE.rglob("*.html")}
     templates = {name for name in built if name.startswith("_static/")}
     assert built - templates == {*PAGES, "search"}
+
+
+def test_the_front_page_opens_every_chapter():
+    rows = html("index").article.select("table tbody tr")
+    links = [(row.find("a")["href"], [cell.text for cell in row.find_all("td")]) for row in rows]
+    assert [address for address, _ in links] == [f"{page}.html" for page in CHAPTERS]
+    for page, (_, (number, title, question)) in zip(CHAPTERS, links, strict=True):
+        assert html(page).article.h1.text.rstrip("#") == f"{number}. {title}"
+        assert question.endswith("?")
+
+
+def test_the_front_page_says_which_version_it_is():
+    text = html("index").article.text
+    cited = yaml.safe_load((BOOK.parent / "CITATION.cff").read_text("utf-8"))
+    assert cited["version"] == celib.__version__
+    assert f"version {cited['version']} of {cited['date-released']:%-d %B %Y}" in text
+    assert f"version {cited['version']}, {cited['date-released']:%Y}" in text
+
+
+@every_page
+def test_a_chapter_that_is_named_by_number_is_the_one_that_opens(page):
+    for link in html(page).select("a.reference.internal"):
+        named = re.fullmatch(r"(?:[Cc]hapter )?(\d+)", link.text)
+        if named and "chapters/" in urljoin(f"{page}.html", link["href"]):
+            target = urljoin(f"{page}.html", link["href"]).removesuffix(".html")
+            assert html(target).article.h1.text.startswith(f"{named[1]}. ")
+
+
+def test_the_archive_is_the_site():
+    html("index")
+    with ZipFile(SITE / "cross-entropy-book.zip") as archive:
+        packed = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    here = {file.relative_to(SITE).as_posix(): file for file in SITE.rglob("*") if file.is_file()}
+    assert set(packed) == set(here) - {"cross-entropy-book.zip"}
+    assert all(body == here[name].read_bytes() for name, body in packed.items())
+
+
+def test_the_picture_of_the_front_page_is_drawn_by_the_library():
+    p, other = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8]), np.array([1 / 8, 1 / 8, 1 / 4, 1 / 2])
+    file = io.StringIO()
+    with matplotlib.rc_context():
+        plots.use_house_style()
+        outcomes = "rain", "sun", "snow", "fog"
+        ax = plots.bills(p, [self_information(x, base=2) for x in (p, other)], outcomes)
+        ax.figure.savefig(file, format="svg", metadata={"Date": None})
+        plt.close(ax.figure)
+    assert same_figure(file.getvalue(), (BOOK / "_assets/bills.svg").read_text("utf-8"))
 
 
 def test_titles_and_descriptions_tell_the_pages_apart():

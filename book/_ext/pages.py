@@ -47,6 +47,13 @@ def tidy(app, pagename, templatename, context, doctree):
         context["body"] = PROOF.sub(r'\1<span class="proof-head">\2</span>', body)
 
 
+def add_schemes(app, config):
+    """Links to the repository, whose address the configuration has, and to files of the site."""
+    address = config.html_theme_options["repository_url"]
+    own = {"repository": address + "{{path}}", "site": "{{path}}"}
+    config.myst_url_schemes = dict.fromkeys(config.myst_url_schemes) | own
+
+
 def visit_image(self, node):
     if not node.get("alt", "").strip():
         place = node if node.line else node.parent
@@ -61,6 +68,7 @@ def visit_image(self, node):
 
 def setup(app):
     app.add_node(nodes.image, override=True, html=(visit_image, HTML5Translator.depart_image))
+    app.connect("config-inited", add_schemes)
     app.connect("html-page-context", add_description)
     app.connect("html-page-context", tidy)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

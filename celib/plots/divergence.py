@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from celib.plots.style import COLOURS, draw_simplex, on_simplex
 
 __all__ = [
+    "bills",
     "entropy_and_excess",
     "forward_and_reverse",
     "loss_by_order",
@@ -103,3 +104,24 @@ def loss_by_order(orders: np.ndarray, train: np.ndarray, test: np.ndarray) -> Ax
     ax.set_ylabel("bits per character")
     ax.legend()
     return ax
+
+
+def bills(p: np.ndarray, lengths: Sequence[np.ndarray], outcomes: Sequence[str]) -> Axes:
+    """What codes cost, as areas: an outcome is as wide as it is likely, as high as it is long.
+
+    ``lengths`` has those of two codes in bits, made for p and for another distribution.
+    """
+    _, panels = plt.subplots(1, 2, figsize=(6.4, 2.7), sharey=True)
+    left, width = np.cumsum(p) - p, np.asarray(p)
+    titles = "the code made for it", "the code of another town"
+    for ax, height, title in zip(panels, lengths, titles, strict=True):
+        ax.bar(left, height, width, align="edge", color=COLOURS[:4], edgecolor="white", alpha=0.75)
+        for x, w, h, name in zip(left, width, height, outcomes, strict=True):
+            turned = 90 if w < 0.2 else 0
+            ax.text(x + w / 2, h / 2, name, ha="center", va="center", rotation=turned, fontsize=9)
+        ax.set_title(f"{title}: {float(p @ height):g} bits", fontsize=10.5)
+        ax.set(xlim=(0, 1), ylim=(0, 3.2), xlabel="probability")
+        ax.grid(False)
+    panels[0].set_ylabel("length of the code in bits")
+    first: Axes = panels[0]
+    return first
