@@ -3,6 +3,7 @@
 import re
 from base64 import b64encode
 from functools import cache
+from html import unescape
 from pathlib import Path
 
 from docutils import nodes
@@ -21,6 +22,16 @@ READ_FIRST = """
 document.fonts.load("1em KaTeX_Main"); document.fonts.load("italic 1em KaTeX_Math");
 document.fonts.load("1em KaTeX_Size1"); document.fonts.load("1em KaTeX_Size2");
 """
+# The classes of the characters that are set in a font. What is not named here takes any.
+CLASSES = {
+    "AMS-Regular": "amsrm|mathbb|textbb",
+    "Caligraphic-Regular": "mathcal",
+    "Main-Bold": "mathbf|textbf",
+    "Main-Italic": "mathit|textit",
+    "Math-BoldItalic": "boldsymbol",
+    "Math-Italic": "mathnormal",
+    "Typewriter-Regular": "mathtt|texttt",
+}
 OTHER_FORMATS = re.compile(r',url\([^)]*\) format\("(?:woff|truetype)"\)')
 
 logger = logging.getLogger(__name__)
@@ -85,15 +96,22 @@ def write_stylesheet(app, exception):
     (target / "fonts").mkdir(parents=True, exist_ok=True)
     css = (KATEX / "katex.min.css").read_text("utf-8")
     css = OTHER_FORMATS.sub("", css).replace("@font-face{", "@font-face{font-display:swap;")
-    codes = set(map(ord, built_pages(app)))
+    pages = built_pages(app)
+    everything = set(map(ord, pages))
     for font in (KATEX / "fonts").iterdir():
         cut = target / "fonts" / font.name
-        cut_font(font, cut, codes)
+        classes = CLASSES.get(font.stem.removeprefix("KaTeX_"))
+        cut_font(font, cut, characters(pages, classes) if classes else everything)
         if font.stem.removeprefix("KaTeX_") in FIRST:
             data = b64encode(cut.read_bytes()).decode()
             css = css.replace(f"fonts/{font.name}", f"data:font/woff2;base64,{data}")
     (target / "katex.css").write_text(css, "utf-8")
     (target / "LICENSE").write_bytes((KATEX / "LICENSE").read_bytes())
+
+
+def characters(pages, classes):
+    spans = re.findall(rf'<span class="[^"]*\b(?:{classes})\b[^"]*"[^>]*>([^<]+)<', pages)
+    return set(map(ord, unescape("".join(spans))))
 
 
 def close_katex(app, exception):

@@ -37,8 +37,15 @@ def describe(doctree):
 def add_description(app, pagename, templatename, context, doctree):
     # The search page is the only one without a document.
     description = describe(doctree) if doctree else f"Search in {app.config.html_title}."
-    tag = f'<meta name="description" content="{escape(description)}">'
-    context["metatags"] = context.get("metatags", "") + tag
+    title = re.sub(r"<[^>]+>", "", context.get("title", "Search"))
+    tags = (
+        f'<meta name="description" content="{escape(description)}">'
+        # What a message shows of a link that is sent in it.
+        f'<meta property="og:title" content="{escape(title)}">'
+        f'<meta property="og:site_name" content="{escape(app.config.html_title)}">'
+        f'<meta property="og:description" content="{escape(description)}">'
+    )
+    context["metatags"] = context.get("metatags", "") + tags
 
 
 def tidy(app, pagename, templatename, context, doctree):
@@ -60,6 +67,9 @@ def visit_image(self, node):
         logger.warning("image without alt text: %s", node["uri"], location=place, type="alt")
     size = get_image_size(Path(self.builder.srcdir, node["uri"]))
     node["loading"] = "lazy"
+    drawing = Path(self.builder.srcdir, node["uri"])
+    if drawing.suffix == ".svg" and "<image" in drawing.read_text("utf-8"):
+        node["classes"].append("shaded")  # a photograph, or a map of colours
     HTML5Translator.visit_image(self, node)
     if size:
         sized = '<img width="{}" height="{}" '.format(*size)

@@ -11,6 +11,8 @@ FONTS = Path(pydata_sphinx_theme.__file__).parent.joinpath(
     "theme/pydata_sphinx_theme/static/vendor/fontawesome/webfonts"
 )
 UNUSED = ("**/*.map", "**/*.LICENSE.txt", "**/*.ttf", "scripts/fontawesome.js", "locales")
+# It stands in a menu that is closed, and would be loaded all the same.
+LOGO = re.compile(r'<img (?=alt="Colab logo")')
 ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 # Other rules name an icon by its code, as an escape or as the character itself.
 ICON_CODE = re.compile(r"\\([ef][0-9a-f]{3})\b|([\ue000-\uf8ff])")
@@ -35,6 +37,11 @@ def lighten(app, exception):
     static = Path(app.outdir, "_static")
     for file in [file for pattern in UNUSED for file in static.glob(pattern)]:
         shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    for page in Path(app.outdir).rglob("*.html"):
+        html = page.read_text("utf-8")
+        if LOGO.search(html):
+            page.write_text(LOGO.sub('<img loading="lazy" ', html), "utf-8")
 
     classes = set(re.findall(r"\bfa-[a-z0-9-]+", built_pages(app)))
     theme = static / "styles/pydata-sphinx-theme.css"

@@ -1,0 +1,202 @@
+"""What a reader does with a page: looking ahead, folding, tapping (``make book`` builds it)."""
+
+import json
+
+import pytest
+from test_site import CHAPTERS, PHONE, browser, every_chapter, html, origin, visit
+
+__all__ = ["browser", "origin"]
+
+PAGE = "chapters/02-cross-entropy"
+
+
+@pytest.fixture
+def desk(browser, origin):
+    with visit(browser, f"{origin}/{PAGE}.html", color_scheme="light") as tab:
+        yield tab.page
+        assert tab.complaints == []
+
+
+@pytest.fixture
+def hand(browser, origin):
+    with visit(browser, f"{origin}/{PAGE}.html", PHONE, is_mobile=True, has_touch=True) as tab:
+        yield tab.page
+        assert tab.complaints == []
+
+
+# Whether one sees where the focus is; if not, where it is.
+SEEN = """() => {
+    const here = document.activeElement;
+    const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(here);
+    const outlined = outlineStyle !== "none" && parseFloat(outlineWidth) > 0;
+    return outlined || boxShadow !== "none" || here === document.body || here.outerHTML;
+}"""
+PREVIEWS = {
+    "a term": ("../glossary.html#term-cross-entropy", "The mean, under a reference distribution"),
+    "a statement": ("#thm-decomposition", "Theorem 2.1 (Total equals entropy plus extra)"),
+    "an equation": ("#equation-eq-decomposition", "(2.3)"),
+    "an exercise": ("#ex-gaps", "Exercise 2.2"),
+    "a work": ("../bibliography.html#endres2003", "A new metric for probability distributions"),
+}
+
+
+@pytest.mark.parametrize(("address", "words"), PREVIEWS.values(), ids=PREVIEWS)
+def test_preview_by_mouse_and_keyboard(desk, address, words):
+    link = desk.locator(f"article a.reference[href='{address}']").first
+    card = desk.locator("#preview")
+    assert card.is_hidden()
+    link.hover()
+    card.wait_for(state="visible")
+    assert words in card.inner_text()
+    box = card.bounding_box()
+    assert box["x"] >= 0
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= 900
+    assert desk.locator("#preview [id]").count() == 0
+    card.hover()  # what is long can be scrolled
+    desk.wait_for_timeout(400)
+    assert card.is_visible()
+    desk.mouse.move(5, 5)
+    card.wait_for(state="hidden")
+    link.focus()
+    desk.keyboard.press("Shift+Tab")
+    desk.keyboard.press("Tab")
+    card.wait_for(state="visible")
+    assert link.get_attribute("aria-describedby") == "preview"
+    desk.keyboard.press("Escape")
+    assert card.is_hidden()
+
+
+def test_preview_by_tap(hand):
+    link = hand.locator("article a.reference[href='#thm-decomposition']").first
+    card = hand.locator("#preview")
+    link.scroll_into_view_if_needed()
+    link.tap()
+    card.wait_for(state="visible")
+    assert hand.evaluate("location.hash") == ""
+    assert card.bounding_box()["x"] + card.bounding_box()["width"] <= PHONE["width"]
+    link.tap()
+    hand.wait_for_url("**#thm-decomposition")
+    assert card.is_hidden()
+
+
+@every_chapter
+def test_every_term_and_work_has_its_preview_in_the_page(page):
+    soup = html(page)
+    held = {template["data-for"]: template.text for template in soup.select("#previews > template")}
+    for link in soup.article.select("a.reference.internal[href*='#']"):
+        address = link["href"]
+        if address.startswith(("../glossary.html#", "../bibliography.html#")):
+            assert held[address].strip(), address
+
+
+def test_entries_link_back_to_where_they_are_used():
+    for page in ("glossary", "bibliography"):
+        entries = html(page).article.select("dt[id], div.citation[id]")
+        used = [entry for entry in entries if (entry.find_next("p", class_="used"))]
+        assert len(used) >= 0.9 * len(entries)
+    # The first term that this chapter names, and the section where it does.
+    entry = html("glossary").find(id="term-cross-entropy").find_next("p", class_="used")
+    assert f"{PAGE}.html#coding-with-the-wrong-book" in {a["href"] for a in entry.find_all("a")}
+
+
+@every_chapter
+def test_statements_and_exercises_have_permalinks(page):
+    boxes = html(page).select(".proof[id] > .admonition-title, .exercise[id] > .admonition-title")
+    assert boxes
+    for title in boxes:
+        assert title.find("a", class_="headerlink")["href"] == f"#{title.parent['id']}"
+
+
+def test_works_are_named_by_key():
+    keys = {entry["id"] for entry in html("bibliography").select("div.citation")}
+    assert {"shannon1948", "kullback1951", "cover2006"} <= keys
+
+
+def test_code_folds_and_stays_folded(desk):
+    code, button = desk.locator(".cell_input").nth(2), desk.locator(".fold-code")
+    assert button.get_attribute("aria-pressed") == "false"
+    button.click()
+    assert code.is_hidden()
+    desk.reload()
+    assert code.is_hidden()
+    assert button.get_attribute("aria-pressed") == "true"
+    button.click()
+    assert code.is_visible()
+
+
+def test_a_link_to_a_solution_opens_it(browser, origin):
+    with visit(browser, f"{origin}/{PAGE}.html#sol-wrong-code") as tab:
+        box = tab.page.locator("#sol-wrong-code")
+        assert box.evaluate("box => box.open")
+        assert 0 <= box.bounding_box()["y"] < 300
+
+
+def test_copy_buttons_say_what_they_copy(desk):
+    desk.locator("button.copybtn[aria-label]").first.wait_for(state="attached")
+    labels = desk.locator("button.copybtn").evaluate_all("all => all.map((b) => b.ariaLabel)")
+    assert len(set(labels)) > 0.9 * len(labels)
+    assert all(label.startswith("Copy the code: ") for label in labels)
+
+
+def test_focus_is_seen_on_every_control(desk):
+    for _ in range(40):
+        desk.keyboard.press("Tab")
+        assert desk.evaluate(SEEN) is True
+
+
+def test_the_list_at_the_side_follows(desk):
+    desk.evaluate("scrollTo(0, 0.85 * document.body.scrollHeight)")
+    active = desk.locator("#pst-page-toc-nav a.active").last
+    active.wait_for()
+    desk.wait_for_timeout(300)
+    assert 0 <= active.bounding_box()["y"] < 880
+
+
+def test_drawers_of_a_phone_close(hand):
+    for toggle, drawer, link in (
+        (".secondary-toggle", "#pst-secondary-sidebar-modal", "a[href='#gibbs-inequality']"),
+        (".primary-toggle", "#pst-primary-sidebar-modal", None),
+    ):
+        box = hand.locator(drawer)
+        if link:
+            hand.locator(toggle).tap()
+            box.locator(link).tap()
+            hand.wait_for_url(f"**{link[8:-2]}")
+            assert not box.evaluate("box => box.open")
+        hand.locator(toggle).tap()
+        assert box.evaluate("box => box.open")
+        hand.keyboard.press("Escape")
+        assert not box.evaluate("box => box.open")
+
+
+def test_a_box_that_is_cut_fades_and_its_buttons_show(hand):
+    box = hand.wait_for_selector(".bd-article pre.more-right")
+    assert "gradient" in box.evaluate("box => getComputedStyle(box).maskImage")
+    box.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    hand.wait_for_function("box => !box.classList.contains('more-right')", arg=box)
+    assert hand.locator("button.copybtn").first.evaluate("b => getComputedStyle(b).opacity") == "1"
+
+
+def test_tables_of_a_phone_wrap(browser, origin):
+    with visit(browser, f"{origin}/notation.html", PHONE, is_mobile=True, has_touch=True) as tab:
+        box = tab.page.locator(".pst-scrollable-table-container").first
+        assert box.evaluate("box => box.scrollWidth - box.clientWidth") <= 1
+
+
+def test_an_unknown_page_is_one_of_the_book(browser, origin):
+    with visit(browser, f"{origin}/404.html", PHONE) as tab:
+        assert tab.complaints == []
+        for link in tab.page.locator("a").all():
+            assert tab.page.request.get(f"{origin}{link.get_attribute('href')}").ok
+        assert tab.violations() == []
+
+
+def test_maps_of_colour_stay_themselves_in_the_dark(browser, origin):
+    with visit(browser, f"{origin}/{CHAPTERS[0]}.html", color_scheme="dark") as tab:
+        filters = tab.page.locator("article img").evaluate_all(
+            """all => all.map((img) =>
+                 [img.classList.contains("shaded"), getComputedStyle(img).filter])"""
+        )
+    assert {shaded for shaded, _ in filters} == {True, False}
+    assert all(("invert" in drawn) != shaded for shaded, drawn in filters), json.dumps(filters)
