@@ -29,11 +29,16 @@ BOOK = Path(__file__).parent
 CHAPTERS = BOOK / "chapters"
 LIBRARY = BOOK.parent / "celib"
 
-# The first code cell of every chapter. The book's page does not show it.
+# The first code cell of every chapter. The book's page does not show it. It installs the library
+# from an archive, which needs no git; and PyPI has another package of the name celib, which has no
+# module of this one's.
 SET_UP = """\
-import importlib.util
-if importlib.util.find_spec("celib") is None:
-    %pip install -q "celib[book] @ git+{address}"
+from importlib.util import find_spec
+from pathlib import Path
+
+found = find_spec("celib")
+if found is None or not Path(found.origin).with_name("information.py").exists():
+    %pip install -q "cross-entropy[book] @ {address}/archive/published.zip"
 """
 
 

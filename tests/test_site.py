@@ -222,7 +222,7 @@ def test_launch_buttons_open_the_chapter(page):
     assert {
         f"https://colab.research.google.com/github/{repository}/blob/{branch}/{notebook}",
         f"https://mybinder.org/v2/gh/{repository}/{branch}?urlpath=lab/tree/{notebook}",
-        f"../_sources/{page}.ipynb",
+        f"../notebooks/{page.removeprefix('chapters/')}.ipynb",
         address,
     } <= links
 

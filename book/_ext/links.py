@@ -91,7 +91,7 @@ def finish(app, exception):
                 f'<template data-for="{escape(link)}">{text}</template>'
                 for link, text in found.items()
             )
-            end = html.rindex("</article>")
+            end = html.rindex("</body>")
             hidden = f'<div id="previews" hidden>{held}</div><!-- previews -->'
             html = html[:end] + hidden + html[end:]
         if html != file.read_text("utf-8"):
