@@ -1,5 +1,6 @@
 # make book     build the site                make test       check everything
 # make serve    build and show it             make notebooks  execute the chapters that changed
+# make archive  the book as a PDF and as one file to take along
 # make bench    time the kernels and their peers on this machine: celib/data/speed.json
 # make oldest   test the library with its lower bounds: the oldest versions that it supports
 # make bare     test the library with no more than NumPy, SciPy and array-api-compat
@@ -18,7 +19,7 @@ SITE := book/_build/html
 TESTING := hypothesis nbval pytest
 SHELL_OF_SITE := book/_config.yml $(wildcard book/_ext/* book/_ext/*/* book/_assets/* book/_templates/* book/_templates/*/*)
 
-.PHONY: book serve notebooks bench lint nbval library oldest bare links test address clean
+.PHONY: book serve archive notebooks bench lint nbval library oldest bare links test address clean
 
 book: $(VENV)/.book
 	@if [ -f book/_build/.shell ] && [ -z "$$(find $(SHELL_OF_SITE) -newer book/_build/.shell)" ]; then all=; else all=--all; fi; \
@@ -28,6 +29,10 @@ book: $(VENV)/.book
 serve: book
 	@echo "The book is at http://127.0.0.1:$(PORT)/ (stop with Ctrl-C)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+# The book to take along: as a PDF, and as the site in one file.
+archive: $(VENV)/.all book
+	$(BIN)/python book/pdf.py
 
 notebooks: $(VENV)/.all
 	$(BIN)/python book/notebooks.py $(NAMES)

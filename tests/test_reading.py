@@ -2,8 +2,20 @@
 
 import json
 
+import pdf
 import pytest
-from test_site import CHAPTERS, PHONE, browser, every_chapter, html, origin, visit
+from bs4 import BeautifulSoup
+from test_site import (
+    CHAPTERS,
+    PAGES,
+    PHONE,
+    SITE,
+    browser,
+    every_chapter,
+    html,
+    origin,
+    visit,
+)
 
 __all__ = ["browser", "origin"]
 
@@ -190,6 +202,28 @@ def test_an_unknown_page_is_one_of_the_book(browser, origin):
         for link in tab.page.locator("a").all():
             assert tab.page.request.get(f"{origin}{link.get_attribute('href')}").ok
         assert tab.violations() == []
+
+
+def test_the_pages_are_joined_for_print():
+    whole = BeautifulSoup(pdf.joined(PAGES), "html.parser")
+    named = [tag["id"] for tag in whole.select("[id]")]
+    assert len(set(named)) == len(named)
+    inside = [link["href"][1:] for link in whole.select("a[href^='#']")]
+    assert len(inside) > 500
+    assert set(inside) <= set(named)
+    for picture in whole.select("img"):
+        assert (SITE / picture["src"]).is_file()
+    assert [title.text.split("#")[0].strip() for title in whole.select("h1")] == [
+        html(page).article.h1.text.split("#")[0].strip() for page in PAGES
+    ]
+
+
+def test_the_print_is_tagged_and_has_an_outline(browser, tmp_path):
+    pdf.write(["index", "notation"], tmp_path / "two.pdf", browser)
+    printed = (tmp_path / "two.pdf").read_bytes()
+    for mark in (b"/Outlines", b"/StructTreeRoot", b"/Marked true", b"/Lang"):
+        assert mark in printed
+    assert not (SITE / "whole.html").exists()
 
 
 def test_maps_of_colour_stay_themselves_in_the_dark(browser, origin):

@@ -24,6 +24,7 @@ import stylesheet
 import yaml
 from bs4 import BeautifulSoup
 from fontTools.ttLib import TTFont
+from pdf import chromium
 from playwright.sync_api import sync_playwright
 
 import celib
@@ -305,11 +306,6 @@ new PerformanceObserver((list) => list.getEntries().forEach((entry) => { shift +
   .observe({ type: "layout-shift", buffered: true });
 """
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
-
-
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
 @pytest.fixture(scope="module")
