@@ -507,20 +507,6 @@ def test_reads_from_a_folder(browser, page):
         assert tab.page.locator("h1 >> visible=true").count() == 1
 
 
-@pytest.mark.parametrize("place", ["served", "on disk"])
-def test_search_finds_entropy(browser, origin, place):
-    start = origin if place == "served" else SITE.as_uri()
-    with visit(browser, f"{start}/index.html") as tab:
-        tab.page.locator(".search-button__button >> visible=true").click()
-        tab.page.keyboard.type("entropy")
-        tab.page.keyboard.press("Enter")
-        tab.page.get_by_text("Search finished").wait_for()
-        results = tab.page.locator("#search-results li a").all()
-        found = {urlsplit(link.get_attribute("href")).path for link in results}
-        assert {f"{page}.html" for page in CHAPTERS} <= found
-        assert tab.complaints == []
-
-
 def test_the_reader_chooses_dark(browser, origin):
     def brightness(tab):
         paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -163,6 +163,3 @@ addEventListener("DOMContentLoaded", () => setTimeout(() => {
 
 // The theme opens a page's source in a new tab: a notebook is wanted as a file.
 for (const link of document.querySelectorAll("a.btn-download-source-button")) link.download = "";
-
-// From a folder on disk a page may not read another one, so search results come without excerpts.
-if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;

@@ -10,7 +10,11 @@ from fontTools import subset
 FONTS = Path(pydata_sphinx_theme.__file__).parent.joinpath(
     "theme/pydata_sphinx_theme/static/vendor/fontawesome/webfonts"
 )
-UNUSED = ("**/*.map", "**/*.LICENSE.txt", "**/*.ttf", "scripts/fontawesome.js", "locales")
+UNUSED = (
+    *("**/*.map", "**/*.LICENSE.txt", "**/*.ttf", "scripts/fontawesome.js", "locales"),
+    # The book has a search of its own.
+    *("searchtools.js", "language_data.js", "sphinx_highlight.js"),
+)
 # It stands in a menu that is closed, and would be loaded all the same.
 LOGO = re.compile(r'<img (?=alt="Colab logo")')
 ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
