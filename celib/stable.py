@@ -257,7 +257,7 @@ def log1mexp(x: Array) -> Array:
     Raises:
         TypeError: ``x`` is complex or not numbers.
 
-    Source: Maechler (2012), Accurately computing log(1 - exp(-|a|)), vignette of R's Rmpfr.
+    Source: Maechler (2012), Accurately computing ``log(1 - exp(-|a|))``, vignette of R's Rmpfr.
 
     Example: the plain form gives 0 and -inf.
         >>> [f"{y:.10e}" for y in log1mexp([50, 1e-300])]

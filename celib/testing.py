@@ -82,6 +82,7 @@ def _conditional_entropy(joint: list[Row]) -> Any:
     return mp.fsum(_cross_entropy(row, _share(row)) for row in joint if any(row))
 
 
+#: What :func:`oracle` can compute, by name: formulas of mpmath.
 ORACLES: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "logsumexp": _logsumexp,
@@ -118,7 +119,7 @@ def oracle(name: str, *args: Any, **kwargs: Any) -> Any:
 
     Args:
         name: one of the keys of ``ORACLES``.
-        *args, **kwargs: finite numbers, or lists or arrays of them: one row, for a joint
+        args, kwargs: finite numbers, or lists or arrays of them: one row, for a joint
             distribution one matrix. In nats.
 
     Returns:

@@ -58,7 +58,7 @@ def ids(page):
 
 
 def source(page):
-    return next(path for end in (".ipynb", ".md") if (path := BOOK / (page + end)).exists())
+    return next(path for end in (".ipynb", ".md", ".rst") if (path := BOOK / (page + end)).exists())
 
 
 # The files

@@ -64,7 +64,7 @@ def explain_ece(
         A list of :class:`Convention`, celib's first.
 
     Raises:
-        TypeError, ValueError, Warns: as for :func:`celib.calibration.calibration_error`.
+        TypeError, ValueError, UserWarning: as for :func:`celib.calibration.calibration_error`.
 
     Example: one bin, and a forecast of exactly 1; a float64 of 0.3 that is below an edge.
         >>> for row in explain_ece([1, 0], [0.0, 1.0], bins=1)[:2]:

@@ -80,7 +80,7 @@ def reliability_curve(
         groups of neighbouring forecasts.
 
     Raises:
-        TypeError, ValueError, Warns: as for :func:`calibration_error`.
+        TypeError, ValueError, UserWarning: as for :func:`calibration_error`.
 
     Source: Bröcker and Smith (2007), doi:10.1175/WAF993.1; Dimitriadis, Gneiting and Jordan
         (2021), doi:10.1073/pnas.2016191118.

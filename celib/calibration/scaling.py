@@ -362,7 +362,7 @@ class VectorScaling(_Calibrator):
         at_bound_: whether the examples are separated, so that no maximum exists: the mean log
             score at the result is below 1e-6, and there is no penalty.
 
-    Raises, Warns: as for :class:`TemperatureScaling`; ValueError also if a logit is not finite, or
+    Raises: as for :class:`TemperatureScaling`; ValueError also if a logit is not finite, or
         if without a penalty a class has no example in y.
 
     Source: Guo et al. (2017), arXiv:1706.04599.
@@ -452,7 +452,7 @@ class PlattScaling(_Calibrator):
         gradient_: the greatest absolute derivative of the mean log scores at the result.
         converged_: whether that is below 1e-8.
 
-    Raises, Warns: as for :class:`VectorScaling` without a penalty; ValueError also if without
+    Raises: as for :class:`VectorScaling` without a penalty; ValueError also if without
         ``prior`` the classes are separated.
 
     Source: Platt (1999), Advances in Large Margin Classifiers; Lin, Lin and Weng (2007),
@@ -549,7 +549,7 @@ class IsotonicCalibration(_Calibrator):
         classes_: the labels of the columns.
         regressions_: the fitted ``IsotonicRegression``: one for two classes, C for more.
 
-    Raises, Warns: as for :class:`TemperatureScaling`; ValueError also if a class has no example in
+    Raises: as for :class:`TemperatureScaling`; ValueError also if a class has no example in
         y.
 
     Source: Zadrozny and Elkan (2002), doi:10.1145/775047.775151.

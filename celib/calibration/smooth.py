@@ -78,8 +78,8 @@ def smooth_ece(
         A :class:`SmoothECE`. Its value and bandwidth are 0 where the residuals are.
 
     Raises:
-        TypeError, ValueError, Warns: as for :func:`celib.calibration.calibration_error`; ValueError
-            also if the bandwidth is not positive.
+        TypeError, ValueError, UserWarning: as for :func:`celib.calibration.calibration_error`;
+            ValueError also if the bandwidth is not positive.
 
     Source: Błasiok and Nakkiran (2024), arXiv:2309.12236.
 
