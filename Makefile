@@ -4,6 +4,8 @@
 # make bench    time the kernels and their peers on this machine: celib/data/speed.json
 # make oldest   test the library with its lower bounds: the oldest versions that it supports
 # make bare     test the library with no more than NumPy, SciPy and array-api-compat
+# make dist     make the sdist and the wheel, and try both
+# make lint     check style and types             make format     mend what can be mended
 #
 # PYTHON names the interpreter to start from, VENV the environment that is made.
 
@@ -19,7 +21,7 @@ SITE := book/_build/html
 TESTING := hypothesis nbval pytest
 SHELL_OF_SITE := book/_config.yml $(wildcard book/_ext/* book/_ext/*/* book/_assets/* book/_templates/* book/_templates/*/*)
 
-.PHONY: book serve archive notebooks bench lint nbval library oldest bare links test address clean
+.PHONY: book serve archive notebooks bench lint format nbval library oldest bare dist links test address clean
 
 book: $(VENV)/.book
 	@if [ -f book/_build/.shell ] && [ -z "$$(find $(SHELL_OF_SITE) -newer book/_build/.shell)" ]; then all=; else all=--all; fi; \
@@ -46,6 +48,10 @@ lint: $(VENV)/.all
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+format: $(VENV)/.all
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
 test: lint book
 	$(BIN)/python -m pytest --nbval -n $(WORKERS) --dist loadscope
 
@@ -55,12 +61,12 @@ nbval:
 
 # The tests of the library alone, in whatever environment PYTHON has.
 library:
-	PYTHONPATH=. $(PYTHON) -m pytest README.md celib tests --ignore tests/test_notebooks.py --ignore tests/test_search.py --ignore tests/test_site.py
+.PHONY: book serve archive notebooks bench lint format nbval library oldest bare dist links test address clean
 
 # Each in an environment of its own, made anew.
 oldest:
 	$(PYTHON) -m venv --clear $(VENV)-oldest
-	$(PYTHON) tests/minima.py > $(VENV)-oldest/minima.txt
+	$(PYTHON) tools/minima.py > $(VENV)-oldest/minima.txt
 	$(VENV)-oldest/bin/pip install --quiet -r $(VENV)-oldest/minima.txt $(TESTING) pandas polars
 	$(MAKE) library PYTHON=$(VENV)-oldest/bin/python
 
@@ -69,14 +75,34 @@ bare:
 	$(VENV)-bare/bin/pip install --quiet --editable . $(TESTING)
 	$(MAKE) library PYTHON=$(VENV)-bare/bin/python
 
+# The tests of the sdist are those of `make bare`, from the folder that it unpacks to.
+dist:
+	rm -rf dist $(VENV)-dist/unpacked
+	$(PYTHON) -m venv --clear $(VENV)-dist
+	$(VENV)-dist/bin/pip install --quiet build twine
+	$(VENV)-dist/bin/python -m build
+	$(VENV)-dist/bin/twine check --strict dist/*
+	$(PYTHON) -m venv --clear $(VENV)-bare
+	$(VENV)-bare/bin/pip install --quiet dist/*.whl
+	cd $(VENV)-bare && bin/python -c "from celib import calibration, information, scoring, stable"
+	$(VENV)-bare/bin/pip uninstall --quiet --yes cross-entropy
+	mkdir $(VENV)-dist/unpacked
+	tar --extract --gzip --file dist/*.tar.gz --directory $(VENV)-dist/unpacked --strip-components 1
+	$(VENV)-bare/bin/pip install --quiet $(VENV)-dist/unpacked $(TESTING)
+	cd $(VENV)-dist/unpacked && $(abspath $(VENV))-bare/bin/python -m pytest
+
 # Every external link of the book, asked for: the only target that needs the network.
 links: $(VENV)/.book
 	$(BIN)/jupyter-book build book -W -n --keep-going --all --builder linkcheck
 
 # Publishing fills in where the repository is: make address REPOSITORY=https://github.com/me/book
+address: NAMED = $(subst /, ,$(patsubst https://github.com/%,%,$(REPOSITORY)))
 address: $(VENV)/.all
 	@test -n "$(REPOSITORY)" || { echo "say REPOSITORY=https://github.com/OWNER/NAME"; exit 2; }
-	sed -i.old 's|url: https://github.com/.*|url: $(REPOSITORY)|' book/_config.yml && rm book/_config.yml.old
+	sed -i.old 's|url: https://github.com/.*|url: $(REPOSITORY)|' book/_config.yml
+	sed -i.old -E -e 's|"https://github.com/[^/"]+/[^/"]+|"$(REPOSITORY)|' \
+	    -e 's|"https://[^/"]+[.]github[.]io/[^"]*|"https://$(word 1,$(NAMED)).github.io/$(word 2,$(NAMED))/|' pyproject.toml
+	rm book/_config.yml.old pyproject.toml.old
 	$(BIN)/python book/notebooks.py
 
 $(BIN)/python:

@@ -51,7 +51,8 @@ IPyNbCell.compare_outputs = _compare
 
 # What the tests and doctests of a file cannot do without, beside NumPy, SciPy and array-api-compat;
 # for a folder, what all of its files need. It is written down here and not found out by trying, so
-# that a module that should do without torch fails when it begins to need it.
+# that a module that should do without torch fails when it begins to need it. The module "notebooks"
+# is that of the book, which a source distribution does not have.
 NEEDS = {
     "celib/arguments/tensors.py": ["torch"],
     "celib/calibration/counting.py": ["numba"],
@@ -70,7 +71,6 @@ NEEDS = {
     "celib/plots": ["matplotlib"],
     "celib/symbolic.py": ["sympy"],
     "celib/testing.py": ["mpmath"],
-    "tests/assemble.py": ["torch", "triton"],
     "tests/test_arguments.py": ["pandas", "polars", "sklearn", "torch"],
     "tests/test_benchmarks.py": ["torch"],
     "tests/test_binary.py": ["mpmath", "torch"],
@@ -81,7 +81,12 @@ NEEDS = {
     "tests/test_information.py": ["mpmath", "torch"],
     "tests/test_kernels.py": ["mpmath", "torch"],
     "tests/test_losses.py": ["mpmath", "torch"],
+    "tests/test_notebooks.py": ["jupytext", "notebooks"],
+    "tests/test_plain.py": ["bs4", "notebooks", "playwright"],
+    "tests/test_reading.py": ["bs4", "notebooks", "playwright"],
     "tests/test_scoring.py": ["mpmath", "sklearn", "torch"],
+    "tests/test_search.py": ["bs4", "notebooks", "playwright"],
+    "tests/test_site.py": ["bs4", "notebooks", "playwright"],
     "tests/test_stable.py": ["mpmath", "torch"],
     "tests/test_symbolic.py": ["mpmath", "sympy", "torch"],
     "tests/test_testing.py": ["mpmath", "torch"],

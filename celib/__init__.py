@@ -79,7 +79,7 @@ def _missing(name: str) -> str | None:
     module, project, extra = _EXTRAS[name]
     if find_spec(module) is not None:
         return None
-    return f'{name} needs {project}: pip install "celib[{extra}]"'
+    return f'{name} needs {project}: pip install "cross-entropy[{extra}]"'
 
 
 def _need(name: str) -> None:

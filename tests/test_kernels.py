@@ -1249,7 +1249,7 @@ class TestTriton:
         # bfloat16 logit that is read, and for 28 if a gradient is written, before memory is faster;
         # of those counted here about a fifth is in branches seldom taken.
         environment = os.environ | {"TRITON_INTERPRET": "0"}
-        command = [sys.executable, Path(__file__).with_name("assemble.py"), str(capability)]
+        command = [sys.executable, Path(__file__).parents[1] / "tools/assemble.py", str(capability)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         lines = [line.split() for line in done.stdout.splitlines()]

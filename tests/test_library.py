@@ -1,6 +1,7 @@
 """The library as a whole, and its modules beside the numerical core."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -90,6 +91,16 @@ def bare(tmp_path_factory):
     return run
 
 
+def test_the_version_is_the_same_everywhere(bare):
+    version = bare("import celib; print(celib.__version__)").strip()
+    cited = (ROOT / "CITATION.cff").read_text("utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    [cited_version] = re.findall(r"^version: (.+)$", cited, re.MULTILINE)
+    [date] = re.findall(r"^date-released: (.+)$", cited, re.MULTILINE)
+    assert cited_version == version
+    assert re.findall(r"^## \[(\d.*)\] - (.+)$", changes, re.MULTILINE)[0] == (version, date)
+
+
 EXPLORE = """
 import inspect, pydoc, celib
 assert hasattr(celib, "stable") and not hasattr(celib, "losses") and not hasattr(celib, "plots")
@@ -132,7 +143,7 @@ def test_explored_without_extras(bare):
     ],
 )
 def test_missing_extra_is_named(bare, code, message):
-    message = message.replace("[", 'pip install "celib[').replace("]", ']"')
+    message = message.replace("[", 'pip install "cross-entropy[').replace("]", ']"')
     body = f"try:\n    {code}\nexcept (AttributeError, ImportError) as error:\n    print(error)"
     assert bare(body).strip() == message
 

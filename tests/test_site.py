@@ -228,7 +228,7 @@ def test_launch_buttons_open_the_chapter(page):
     } <= links
 
 
-def test_the_address_is_set_in_one_place():
+def test_the_address_stands_where_make_address_fills_it_in():
     address = CONFIG["repository"]["url"].removeprefix("https://").encode()
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=BOOK.parent, check=True, capture_output=True, text=True)
@@ -239,7 +239,7 @@ def test_the_address_is_set_in_one_place():
         for file in tracked
         if file.is_file() and file.suffix != ".ipynb" and address in file.read_bytes()
     ]
-    assert holders == ["book/_config.yml"]
+    assert holders == ["book/_config.yml", "pyproject.toml"]
 
 
 def test_a_strict_build_refuses_damage(tmp_path):

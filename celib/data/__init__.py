@@ -86,7 +86,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 def frameworks() -> dict[str, dict[str, Any]]:
     """What the loss functions of JAX and TensorFlow returned, with their versions and the date.
 
-    ``tests/test_frameworks.py`` computes and checks the records.
+    ``tools/frameworks.py`` computes the records.
 
     Returns:
         For each framework a dict with ``"date"``, ``"versions"`` and ``"rows"``, and for Keras

@@ -1,4 +1,4 @@
-"""Print the lower bounds of pyproject.toml as exact versions: python tests/minima.py > minima.txt
+"""Print the lower bounds of pyproject.toml as exact versions: python tools/minima.py > minima.txt
 
 ``make oldest`` installs them and runs the tests of the library. The bounds of all extras are among
 them, so that each has been tried.
@@ -16,8 +16,9 @@ def minima(text):
     project = tomllib.loads(text)["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
     others = {requirement for each in lists for requirement in each}
-    # An extra that includes others of this project, as celib[torch] does, adds no bound of its own.
-    others = {requirement for requirement in others if not requirement.startswith("celib[")}
+    # An extra that includes others of this project adds no bound of its own.
+    own = f"{project['name']}["
+    others = {requirement for requirement in others if not requirement.startswith(own)}
     exact = [re.sub(r"^([\w.-]+)>=([\d.]+)", r"\1==\2", requirement) for requirement in others]
     unbounded = [requirement for requirement in exact if "==" not in requirement.split(";")[0]]
     if unbounded:

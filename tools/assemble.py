@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for GPUs that are not there: python tests/assemble.py 75 80 90
+"""Compile the Triton kernels for GPUs that are not there: python tools/assemble.py 75 80 90
 
 One line a kernel: registers a thread, bytes spilled to memory, loads of 16 bytes, synchronisations
 within loops, and instructions a logit, those of branches seldom taken among them. The tests run
