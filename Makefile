@@ -61,7 +61,7 @@ nbval:
 
 # The tests of the library alone, in whatever environment PYTHON has.
 library:
-.PHONY: book serve archive notebooks bench lint format nbval library oldest bare dist links test address clean
+	PYTHONPATH=. $(PYTHON) -m pytest README.md celib tests
 
 # Each in an environment of its own, made anew.
 oldest:

@@ -84,6 +84,7 @@ NEEDS = {
     "tests/test_notebooks.py": ["jupytext", "notebooks"],
     "tests/test_plain.py": ["bs4", "notebooks", "playwright"],
     "tests/test_reading.py": ["bs4", "notebooks", "playwright"],
+    "tests/test_reference.py": ["bs4", "notebooks", "playwright"],
     "tests/test_scoring.py": ["mpmath", "sklearn", "torch"],
     "tests/test_search.py": ["bs4", "notebooks", "playwright"],
     "tests/test_site.py": ["bs4", "notebooks", "playwright"],

@@ -47,8 +47,10 @@ def lighten(app, exception):
         if LOGO.search(html):
             page.write_text(LOGO.sub('<img loading="lazy" ', html), "utf-8")
 
-    classes = set(re.findall(r"\bfa-[a-z0-9-]+", built_pages(app)))
     theme = static / "styles/pydata-sphinx-theme.css"
+    if not theme.exists():  # no page was written, and so nothing was copied
+        return
+    classes = set(re.findall(r"\bfa-[a-z0-9-]+", built_pages(app)))
     theme.write_text(
         ICON_RULE.sub(
             lambda rule: rule[0] if classes & set(re.findall(r"fa-[a-z0-9-]+", rule[1])) else "",
