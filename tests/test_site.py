@@ -36,7 +36,15 @@ BOOK = Path(__file__).parents[1] / "book"
 SITE = BOOK / "_build/html"
 CONFIG = yaml.safe_load((BOOK / "_config.yml").read_text("utf-8"))
 TOC = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
-PAGES = [TOC["root"], *(entry["file"] for part in TOC["parts"] for entry in part["chapters"])]
+
+
+def listed(entries):
+    for entry in entries:
+        yield entry["file"]
+        yield from listed(entry.get("sections", ()))
+
+
+PAGES = [TOC["root"], *(page for part in TOC["parts"] for page in listed(part["chapters"]))]
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
 
 every_page = pytest.mark.parametrize("page", [*PAGES, "search"])
