@@ -27,9 +27,8 @@ VERDICTS = (
     "correct",
 )
 TITLE = re.compile(r"(.+) \((S\d-\d+(?:, S\d-\d+)*)\)")
-CELL = (
-    10_000  # MyST-NB numbers the lines of the first cell from here, of the second from twice that
-)
+# MyST-NB counts the lines of the first cell from here, those of the second from twice this number.
+CELL = 10_000
 
 
 def anchor(claim):
@@ -44,10 +43,10 @@ def headed(node):
     return isinstance(node, nodes.section) and isinstance(node[0], nodes.title)
 
 
-def link(kind, target, text="", **attributes):
+def link(kind, target, text=""):
     """A link that the domain resolves when all documents are read."""
     where = {"refdomain": "claim", "reftype": kind, "reftarget": target, "refwarn": True}
-    return addnodes.pending_xref("", nodes.Text(text), **where, **attributes)
+    return addnodes.pending_xref("", nodes.Text(text), **where)
 
 
 def listed(parts):
@@ -78,15 +77,11 @@ class Rows(SphinxDirective):
             for verdict, entries in groups.items()
         ]
         total = nodes.Text(f"{len(lines)} claims: ")
-        return [
-            nodes.paragraph("", "", total, *listed(counts), nodes.Text(".")),
-            *(
-                nodes.section(
-                    "", nodes.title("", verdict.capitalize()), *entries, ids=[slug(verdict)]
-                )
-                for verdict, entries in groups.items()
-            ),
+        sections = [
+            nodes.section("", nodes.title("", verdict.capitalize()), *entries, ids=[slug(verdict)])
+            for verdict, entries in groups.items()
         ]
+        return [nodes.paragraph("", "", total, *listed(counts), nodes.Text(".")), *sections]
 
     def entry(self, row, path, line):
         claim, verdict = row["id"], row["verdict"]
@@ -171,15 +166,6 @@ class Claims(Domain):
             self.places[claim] = [place for place in places if place[0] != docname]
         self.pages.discard(docname)
 
-    def merge_domaindata(self, docnames, otherdata):
-        for claim, (page, verdict) in otherdata["rows"].items():
-            if page in docnames:
-                self.rows[claim] = page, verdict
-        for claim, places in otherdata["places"].items():
-            new = [place for place in places if place[0] in docnames]
-            self.places.setdefault(claim, []).extend(new)
-        self.pages.update(otherdata["pages"] & set(docnames))
-
     def process_doc(self, env, docname, document):
         """Find where a chapter decides claims, and take their ids out of the titles of boxes.
 
@@ -188,17 +174,17 @@ class Claims(Domain):
         path = Path(env.doc2path(docname))
         if path.suffix != ".ipynb":
             return
-        boxes = {}
+        boxed = set()
         for box in document.findall(nodes.admonition):
             if found := TITLE.fullmatch(box[0].astext()):
                 claims = found[2].split(", ")
-                boxes |= dict.fromkeys(claims, box)
+                boxed |= set(claims)
                 self.place(env, docname, document, box, claims)
                 box[0].children = []
                 box[0] += [nodes.Text(f"{found[1]} "), self.links(claims)]
         cells = json.loads(path.read_text("utf-8"))["cells"]
         for number, cell in enumerate(cells, 1):
-            claims = [claim for claim in cell["metadata"].get("ledger", ()) if claim not in boxes]
+            claims = [claim for claim in cell["metadata"].get("ledger", ()) if claim not in boxed]
             if claims:
                 elements = document.findall(nodes.Element)
                 first = next(node for node in elements if (node.line or 0) // CELL == number)
@@ -260,7 +246,7 @@ class Claims(Domain):
         return nodes.inline("", "", nodes.Text("Decided in "), *listed(links), nodes.Text("."))
 
     def resolve_any_xref(self, env, fromdocname, builder, target, node, contnode):
-        return []
+        return []  # a link of Markdown never means a claim, and MyST asks every domain
 
 
 def moved(app, env):
@@ -281,4 +267,4 @@ def moved(app, env):
 def setup(app):
     app.add_domain(Claims)
     app.connect("env-get-updated", moved)
-    return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"env_version": 1, "parallel_read_safe": False, "parallel_write_safe": True}
