@@ -51,7 +51,11 @@ FOOTER = (
 
 def pages():
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
-    return [toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])]
+    entries = [entry for part in toc["parts"] for entry in part["chapters"]]
+    return [
+        toc["root"],
+        *(one["file"] for entry in entries for one in (entry, *entry.get("sections", ()))),
+    ]
 
 
 def anchor(page, name=""):

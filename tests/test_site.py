@@ -450,7 +450,9 @@ def test_loads_in_silence_from_its_own_host(desktop):
 
 
 def test_first_visit_weighs_little(desktop):
-    assert 10_000 < desktop.weight < 200_000
+    # The search page brings the records of all pages.
+    most = 320_000 if desktop.page.url.endswith("/search.html") else 200_000
+    assert 10_000 < desktop.weight < most
 
 
 def test_nothing_moves(desktop):

@@ -206,6 +206,8 @@
       if (slots.length > 1) score += 8 * together.test(record.title) + 4 * together.test(record.text);
       score *= WEIGHT[record.kind] ?? 1;
       for (const name of exact) score += 20 * name.test(record.title) + 10 * name.test(record.text);
+      // The library's pages are long, and have every word: the book comes first.
+      if (record.address.startsWith("reference/")) score *= 0.5;
       const named = exact.every((name) => name.test(`${record.title} ${record.text} ${record.code}`));
       result.hits.push({ record, present: present.length, named, score });
     }

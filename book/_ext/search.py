@@ -134,17 +134,13 @@ class Reader:
                 record.text.append(": " if isinstance(node, nodes.title) else " ")
 
     def read_object(self, node):
-        """A function, class or method of the library, with the first line of its docstring."""
+        """A function, class or method of the library, with its docstring."""
         signature, content = node[0], node[-1]
         if signature["ids"]:
             name = signature.get("fullname", signature.astext())
             path = ".".join(filter(None, (signature.get("module"), name)))
             record = self.open(node["objtype"], (), path, signature["ids"][0])
-            first = next((one for one in content if isinstance(one, nodes.paragraph)), None)
-            self.read_all(first or (), record)
-        for one in content:
-            if isinstance(one, addnodes.desc):
-                self.read_object(one)
+            self.read_all(content.children, record)
 
 
 def keep(app, pagename, templatename, context, doctree):
