@@ -55,7 +55,7 @@ def test_every_heading_has_a_record(page):
     recorded = {
         record["anchor"]: (record["number"], record["title"] if found[record["anchor"]][1] else "")
         for record in records()[page]
-        if record["kind"] in {"page", "section"}
+        if record["kind"] in {"page", "section", "claim"}
     }
     assert recorded == found
     assert found

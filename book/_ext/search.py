@@ -108,7 +108,7 @@ class Reader:
             pass
         elif isinstance(node, nodes.section) and isinstance(node[0], nodes.title) and depth < 3:
             number = self.sections.get(f"#{node['ids'][0]}" if depth else "")
-            kind = "section" if depth else "page"
+            kind = "claim" if "claim" in node["classes"] else "section" if depth else "page"
             record, self.box = self.open(kind, number, node[0], node["ids"][0]), None
             self.read_all(node[1:], record, depth + 1)
         elif kind := node.get("realtype") or ("exercise" in node["classes"] and "exercise"):
