@@ -79,7 +79,7 @@ NEEDS = {
     "tests/test_distillation.py": ["mpmath", "torch"],
     "tests/test_distributed.py": ["torch"],
     "tests/test_information.py": ["mpmath", "torch"],
-    "tests/test_kernels.py": ["mpmath", "torch"],
+    "tests/kernels": ["mpmath", "torch"],
     "tests/test_losses.py": ["mpmath", "torch"],
     "tests/test_notebooks.py": ["jupytext", "notebooks"],
     "tests/test_plain.py": ["bs4", "notebooks", "playwright"],

@@ -128,7 +128,7 @@ def squared_error(z: Vector, y: Vector) -> Expr:
 
 
 def sigmoid(z: Expr) -> Expr:
-    r""":math:`\sigma(z) = 1 / (1 + e^{-z})`."""
+    r"""The logistic function, :math:`\sigma(z) = 1 / (1 + e^{-z})`."""
     return 1 / (1 + sympy.exp(-z))
 
 

@@ -47,6 +47,12 @@ def listed(entries):
 PAGES = [TOC["root"], *(page for part in TOC["parts"] for page in listed(part["chapters"]))]
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
 
+# In a browser, of the pages that are made alike those with the most on them.
+LONGEST = {"claims/index", "claims/gradients", "reference/index"}
+LONGEST |= {"reference/losses", "reference/distributed", "reference/calibration"}
+ALIKE = {page for page in PAGES if page.startswith(("claims/", "reference/"))} - LONGEST
+OPENED = [*(page for page in PAGES if page not in ALIKE), "search"]
+
 every_page = pytest.mark.parametrize("page", [*PAGES, "search"])
 every_source = pytest.mark.parametrize("page", PAGES)
 every_chapter = pytest.mark.parametrize("page", CHAPTERS)
@@ -428,7 +434,7 @@ def visit(browser, address, viewport=DESKTOP, **options):
     context.close()
 
 
-@pytest.fixture(scope="module", params=[*PAGES, "search"])
+@pytest.fixture(scope="module", params=OPENED)
 def desktop(request, browser, origin):
     html(request.param)
     with visit(browser, f"{origin}/{request.param}.html", color_scheme="light") as tab:
@@ -436,7 +442,7 @@ def desktop(request, browser, origin):
         yield tab
 
 
-@pytest.fixture(scope="module", params=[*PAGES, "search"])
+@pytest.fixture(scope="module", params=OPENED)
 def phone(request, browser, origin):
     html(request.param)
     address = f"{origin}/{request.param}.html"

@@ -8,7 +8,7 @@
     box.classList.toggle("more-left", hidden > 1 && box.scrollLeft > 1);
     box.classList.toggle("more-right", hidden > 1 && box.scrollLeft < hidden - 1);
   };
-  const boxes = ".formula, .bd-article pre, .pst-scrollable-table-container";
+  const boxes = ".formula, .bd-article pre, .pst-scrollable-table-container, dl.py p";
   const watch = new ResizeObserver((entries) => entries.forEach(({ target }) => look(target)));
   for (const box of document.querySelectorAll(boxes)) watch.observe(box);
   const scrolled = ({ target }) => target instanceof Element && target.matches(boxes) && look(target);

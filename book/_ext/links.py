@@ -105,8 +105,7 @@ def collect(page, html, used):
     place = None
     for found in PLACE.finditer(html[html.index("<article") : html.index("</article>")]):
         if found["id"]:
-            # A formula is read out: its other copies are the drawn one and its source.
-            title = re.sub(r"<annotation.*?</annotation>", "", found["title"])
+            title = found["title"]  # in which a formula is read out, and not drawn
             while (drawn := title.find('<span class="katex-html"')) >= 0:
                 title = title.replace(element(title, drawn, "span"), "", 1)
             title = re.sub(r"<[^>]+>", "", title)

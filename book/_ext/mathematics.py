@@ -32,6 +32,7 @@ CLASSES = {
     "Math-Italic": "mathnormal",
     "Typewriter-Regular": "mathtt|texttt",
 }
+SOURCE = re.compile(r"<annotation.*?</annotation>", re.DOTALL)
 OTHER_FORMATS = re.compile(r',url\([^)]*\) format\("(?:woff|truetype)"\)')
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def render(formula, display):
         "throwOnError": True,
     }
     starred = NUMBERED.sub(r"\\\1{\2*}", formula)
-    return katex().call("katex.renderToString", starred, options)
+    # The source of a formula stands in it as well, for scripts that the book does not have.
+    return SOURCE.sub("", katex().call("katex.renderToString", starred, options))
 
 
 def markup(node, display):

@@ -22,6 +22,7 @@ FIELDS = re.compile("NamedTuple|dataclass")
 # Names that share what is said of them, over more than one line.
 NAMES = re.compile(r"^    \w[\w, ]*,\n(?: {8}[\w, ]+,\n)* {8}[\w, ]+(?=:)", re.MULTILINE)
 HEAD = re.compile(r"^(Source|Example): (.+(?:\n    (?!>>>).+)*)$", re.MULTILINE)
+SIGNATURE = re.compile(r"<dl>\n<dd>.*?</dl>", re.DOTALL)
 WORK = re.compile(r"(arXiv:(\d{4}\.\d{4,5})|doi:(10\.\d{4,9}/[^\s,;)]*[^\s,;).]))")
 
 
@@ -236,7 +237,19 @@ def reference(app, docname, page, anchor, *content):
     return nodes.reference("", "", *content, refuri=uri, internal=True)
 
 
+def tidy(app, pagename, templatename, context, doctree):
+    """Sphinx writes the parameters of a long signature as a list of definitions without terms."""
+
+    def lines(found):
+        opened = found[0].replace("dl>", "span>").replace("<dd>", '<span class="sig-line">')
+        return opened.replace("</dd>", "</span>")
+
+    if pagename.startswith("reference/") and doctree:
+        context["body"] = SIGNATURE.sub(lines, context["body"])
+
+
 def setup(app):
     app.add_directive("reference", Reference)
     app.connect("doctree-resolved", link)
+    app.connect("html-page-context", tidy)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

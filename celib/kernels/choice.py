@@ -1,7 +1,7 @@
 """What a kernel offers, and which one computes a call.
 
 A kernel is a module with the functions of :class:`Kernel`. To add one, write the module, and name
-it in :func:`kernel`; tests/test_kernels.py runs every kernel that it lists through the same tests.
+it in :func:`kernel`; tests/kernels runs every kernel that it lists through the same tests.
 """
 
 from __future__ import annotations
