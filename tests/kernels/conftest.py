@@ -8,9 +8,9 @@ import pytest
 @pytest.fixture(params=["aten", "numba", "triton", "triton-rows"])
 def kernel(request, monkeypatch):
     import torch
-    from comparing import DEVICES, KERNELS
 
     from celib.kernels import choice
+    from kernels.comparing import DEVICES, KERNELS
 
     name, _, rows = request.param.partition("-")
     if name not in KERNELS:

@@ -6,7 +6,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import (
+from torch.autograd import grad, gradcheck, gradgradcheck
+
+from celib.kernels import memory, operators
+from celib.kernels.family import LOSS, Options
+from celib.losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    focal_loss,
+    linear_cross_entropy,
+)
+from kernels.comparing import (
     DTYPES,
     EVERY,
     KERNELS,
@@ -20,16 +30,6 @@ from comparing import (
     nan,
     normal,
     run,
-)
-from torch.autograd import grad, gradcheck, gradgradcheck
-
-from celib.kernels import memory, operators
-from celib.kernels.family import LOSS, Options
-from celib.losses import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    focal_loss,
-    linear_cross_entropy,
 )
 
 pytestmark = MARKS

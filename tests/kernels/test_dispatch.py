@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from comparing import KERNELS, MARKS, classes, in_a_process, normal
 from torch.autograd import grad
 
 from celib.kernels import choice, linear, memory, operators
@@ -13,6 +12,7 @@ from celib.losses import (
     cross_entropy,
     linear_cross_entropy,
 )
+from kernels.comparing import KERNELS, MARKS, classes, in_a_process, normal
 
 pytestmark = MARKS
 

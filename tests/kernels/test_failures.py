@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from comparing import MARKS
+from kernels.comparing import MARKS
 
 pytestmark = MARKS
 

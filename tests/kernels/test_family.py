@@ -7,7 +7,11 @@ import mpmath as mp
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import (
+from torch.autograd import grad
+
+from celib.kernels import choice
+from celib.kernels.family import ENTROPY, LOG_PROB, LOSS, LSE, reference
+from kernels.comparing import (
     COMBINATIONS,
     DEVICES,
     DTYPES,
@@ -23,10 +27,6 @@ from comparing import (
     run,
     ulps,
 )
-from torch.autograd import grad
-
-from celib.kernels import choice
-from celib.kernels.family import ENTROPY, LOG_PROB, LOSS, LSE, reference
 
 pytestmark = MARKS
 

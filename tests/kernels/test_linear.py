@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import LAYERS, MARKS, classes, error, inf, normal
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 from celib.kernels import linear
@@ -12,6 +11,7 @@ from celib.losses import (
     cross_entropy,
     linear_cross_entropy,
 )
+from kernels.comparing import LAYERS, MARKS, classes, error, inf, normal
 
 pytestmark = MARKS
 

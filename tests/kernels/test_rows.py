@@ -11,7 +11,14 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import (
+from torch.autograd import grad
+
+from celib.kernels import operators
+from celib.kernels.family import Options
+from celib.losses import (
+    cross_entropy,
+)
+from kernels.comparing import (
     DEVICES,
     DTYPES,
     EVERY,
@@ -29,13 +36,6 @@ from comparing import (
     normal,
     run,
     ulps,
-)
-from torch.autograd import grad
-
-from celib.kernels import operators
-from celib.kernels.family import Options
-from celib.losses import (
-    cross_entropy,
 )
 
 pytestmark = MARKS

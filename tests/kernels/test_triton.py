@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import (
+from torch.autograd import grad
+
+from celib.kernels import choice
+from celib.kernels.family import Options
+from celib.losses import (
+    cross_entropy,
+    linear_cross_entropy,
+)
+from kernels.comparing import (
     DTYPES,
     EVERY,
     HAS_GPU,
@@ -30,14 +38,6 @@ from comparing import (
     normal,
     run,
     ulps,
-)
-from torch.autograd import grad
-
-from celib.kernels import choice
-from celib.kernels.family import Options
-from celib.losses import (
-    cross_entropy,
-    linear_cross_entropy,
 )
 
 pytestmark = MARKS
