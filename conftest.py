@@ -82,16 +82,12 @@ NEEDS = {
     "tests/kernels": ["mpmath", "torch"],
     "tests/test_losses.py": ["mpmath", "torch"],
     "tests/test_notebooks.py": ["jupytext", "notebooks"],
-    "tests/test_plain.py": ["bs4", "notebooks", "playwright"],
-    "tests/test_reading.py": ["bs4", "notebooks", "playwright"],
-    "tests/test_reference.py": ["bs4", "notebooks", "playwright"],
     "tests/test_scoring.py": ["mpmath", "sklearn", "torch"],
-    "tests/test_search.py": ["bs4", "notebooks", "playwright"],
-    "tests/test_site.py": ["bs4", "notebooks", "playwright"],
     "tests/test_stable.py": ["mpmath", "torch"],
     "tests/test_symbolic.py": ["mpmath", "sympy", "torch"],
     "tests/test_testing.py": ["mpmath", "torch"],
     "tests/test_transforms.py": ["torch"],
+    "tests/website": ["bs4", "notebooks", "playwright"],
 }
 
 

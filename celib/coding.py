@@ -30,6 +30,9 @@ Model = Callable[[list[int]], ArrayLike]
 def huffman_code(p: ArrayLike) -> list[str]:
     r"""A prefix code of least mean length, after Huffman.
 
+    Use it where each symbol needs a word of its own. A message as a whole gets closer to its
+    entropy with :func:`arithmetic_encode`.
+
     No prefix code has a smaller :math:`L=\sum_i p_i\,\ell_i`, and :math:`H_2(P)\le L\le H_2(P)+1`;
     the second inequality is strict where every probability is positive.
 
@@ -71,6 +74,10 @@ def huffman_code(p: ArrayLike) -> list[str]:
 
 def arithmetic_encode(symbols: Iterable[int], model: Model) -> str:
     r"""Encode a message in about as many bits as the model finds it surprising.
+
+    Use it to see that a model's cross-entropy is a length in bits: any sequential model is a code.
+    For a code that gives each symbol a word of its own use :func:`huffman_code`. It is made for
+    being read, not for speed.
 
     The message is a number in an interval that each symbol narrows by its probability. With m
     symbols from an alphabet of n, the bits number less than

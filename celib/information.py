@@ -84,6 +84,8 @@ def __dir__() -> list[str]:
 def self_information(p: Array, *, base: float | None = None) -> Array:
     r"""Surprise at an outcome, :math:`I = -\log p` (equation ``eq-self-information``).
 
+    Use it for the surprise of single outcomes; its mean is :func:`entropy`.
+
     Args:
         p: probabilities of single outcomes, an array of any shape; they need not sum to 1.
         base: of the logarithm, greater than 1; None for nats.
@@ -123,6 +125,9 @@ def entropy(
 ) -> Array:
     r"""Mean surprise, :math:`H(P) = -\sum_x p(x) \log p(x)` (equation ``eq-entropy``).
 
+    Use it for a distribution that is known. From counts of a sample it comes out too small on
+    average: use :func:`entropy_from_counts`.
+
     Args:
         p: an array of any shape, probabilities along ``axis``.
         axis: the axis or axes of the outcomes; None for all.
@@ -152,6 +157,10 @@ def cross_entropy(
 ) -> Array:
     r"""Mean surprise of one who believes q while outcomes follow p.
 
+    Use it for two distributions that are given as probabilities. To train a model on logits use
+    :func:`celib.losses.cross_entropy`, which never forms the probabilities; for what q costs in
+    excess of the entropy use :func:`kl_divergence`, which does not lose it in a difference.
+
     :math:`H(P, Q) = -\sum_x p(x) \log q(x)` (equation ``eq-cross-entropy``)
 
     Args:
@@ -179,6 +188,10 @@ def kl_divergence(
     p: Array, q: Array, *, axis: Axis = -1, base: float | None = None, validate: bool = True
 ) -> Array:
     r"""Relative entropy of p with respect to q (Kullback-Leibler divergence).
+
+    Use it for what it costs to believe q while outcomes follow p, or for how fast observations tell
+    p from q. The order matters. It is ``inf`` where q excludes what p does not;
+    :func:`js_divergence` is finite and symmetric.
 
     :math:`D_{KL}(P \Vert Q) = \sum_x p(x) \log (p(x) / q(x))` (equation ``eq-kl``)
 
@@ -217,6 +230,10 @@ def js_divergence(
 ) -> Array:
     r"""Mean relative entropy with respect to the average (Jensen-Shannon divergence).
 
+    Use it to compare two distributions of equal standing, above all where each may exclude what the
+    other holds possible: it stays finite. Where one of them is the truth or the reference, use
+    :func:`kl_divergence`.
+
     :math:`JS(P, Q) = \frac12 D_{KL}(P \Vert M) + \frac12 D_{KL}(Q \Vert M)`, with
     :math:`M = \frac12 (P + Q)` (equation ``eq-js``). The divergence, not its square root.
 
@@ -254,6 +271,9 @@ def renyi_entropy(
 ) -> Array:
     r"""Rényi entropy: Hartley's at order 0, Shannon's at 1, min-entropy at infinity.
 
+    Use it where rare outcomes should count more (order below 1) or less (above 1) than in
+    :func:`entropy`, for instance for the guessing probability of a key, at infinity.
+
     :math:`H_\alpha(P) = \frac{1}{1 - \alpha} \log \sum_x p(x)^\alpha` (equation ``eq-renyi``)
 
     Continuous in the order through 1. Near it, :math:`\sum_x p^\alpha - 1` is summed from ``expm1``
@@ -287,6 +307,9 @@ def renyi_entropy(
 def mutual_information(joint: Array, *, base: float | None = None, validate: bool = True) -> Array:
     r"""What one variable tells about the other.
 
+    Use it to measure dependence of any kind between two discrete variables. From a small sample the
+    plug-in value is too large: :func:`joint_distribution` says more.
+
     :math:`I(X; Y) = \sum_{x, y} p(x, y) \log \frac{p(x, y)}{p(x) p(y)}` (equation
     ``eq-mutual-information``)
 
@@ -319,6 +342,9 @@ def mutual_information(joint: Array, *, base: float | None = None, validate: boo
 def conditional_entropy(joint: Array, *, base: float | None = None, validate: bool = True) -> Array:
     r"""Mean surprise at Y of one who knows X.
 
+    Use it to say how uncertain Y remains once X is known. For what X takes away use
+    :func:`mutual_information`.
+
     :math:`H(Y \mid X) = -\sum_{x, y} p(x, y) \log p(y \mid x)` (equation
     ``eq-conditional-entropy``)
 
@@ -346,6 +372,8 @@ def conditional_entropy(joint: Array, *, base: float | None = None, validate: bo
 
 def joint_distribution(x: Array, y: Array, *, sample_weight: Array | None = None) -> Array:
     r"""Joint table of two columns of labels, :math:`\hat p(x, y)`.
+
+    Use it to get from two columns of a data set to the functions of this module.
 
     The table that :func:`mutual_information` and :func:`conditional_entropy` take. What they make
     of it is a plug-in estimate: of a small sample it is too large for the first, too small for the
@@ -391,6 +419,9 @@ def perplexity(
 ) -> Array:
     r"""Number of equally likely outcomes that would surprise as much.
 
+    Use it to report an entropy or the loss of a language model on a scale that people can picture.
+    Perplexities of models with different vocabularies are not comparable.
+
     :math:`e^{H(P)}`, or :math:`e^{H(P, Q)}` if q is given (equation ``eq-perplexity``)
 
     Args:
@@ -420,6 +451,10 @@ def entropy_from_counts(
     counts: Array, *, axis: Axis = -1, base: float | None = None, method: str = "miller-madow"
 ) -> Array:
     r"""Estimate of the entropy of the distribution that a sample was drawn from.
+
+    Use it in place of ``entropy(counts / counts.sum())``. The correction is good when the sample is
+    several times larger than the number of outcomes; with fewer observations no estimate of this
+    kind can be trusted.
 
     :math:`\hat H + (\hat K - 1) / (2 N)` (equation ``eq-miller-madow``), with N the sample size,
     :math:`\hat K` the number of different outcomes in it, and the plug-in estimate

@@ -58,6 +58,9 @@ def log_score(
 ) -> Any:
     r"""Surprise at what happened, :math:`-\log \hat p_y` in nats (equation ``eq-log-score``).
 
+    Use it to evaluate stated probabilities; it is the cross-entropy loss, on probabilities. In
+    training use :func:`celib.losses.cross_entropy` on logits, which does not round them to 0 first.
+
     Args:
         y_true: classes, integers of shape (N).
         y_prob: probabilities of class 1, shape (N), or of all classes, shape (N, C).
@@ -96,6 +99,10 @@ def brier_score(
 ) -> Any:
     r"""Squared distance to what happened (equation ``eq-brier``).
 
+    Use it to compare forecasts when a single confident error should cost a bounded amount.
+    :func:`log_score` is what training minimises, and is infinite for an outcome of stated
+    probability 0.
+
     :math:`\sum_k (\hat p_k - \mathbf 1\{y = k\})^2`, from 0 to 2, with ``scale="sum"``; half of it,
     from 0 to 1, with ``scale="half"``, which is :math:`(\hat p - y)^2` for two classes.
 
@@ -131,6 +138,9 @@ def spherical_score(
 ) -> Any:
     r"""One minus the cosine to what happened (equation ``eq-spherical``).
 
+    Use it as a third proper score beside :func:`log_score` and :func:`brier_score`, to see whether
+    a ranking of models hangs on the rule.
+
     :math:`1 - \hat p_y / \lVert \hat p \rVert_2`, from 0 to 1.
 
     Args:
@@ -156,6 +166,8 @@ def spherical_score(
 
 def expected_score(rule: Rule, p: ArrayLike, q: ArrayLike) -> Any:
     r"""Mean score of the forecast q when outcomes follow p, :math:`\sum_i p_i S(q, i)`.
+
+    Use it to examine a rule: a proper one is least, for each p, at q = p.
 
     Args:
         rule: "log", "brier" (on the scale from 0 to 2) or "spherical", or a function that takes

@@ -64,6 +64,9 @@ def logsumexp(
 ) -> Array:
     r"""Logarithm of a sum of exponentials, :math:`\log \sum_j w_j e^{x_j}`.
 
+    Use it to add numbers that are known by their logarithms, such as probabilities of alternatives,
+    and as the normaliser of a softmax.
+
     The largest term is split off, :math:`x_a + \log(1 + \sum_{j \ne a} e^{x_j - x_a})`: nothing
     overflows, and a sum that barely exceeds its largest term keeps the excess.
 
@@ -162,6 +165,9 @@ def softmax(
 ) -> Array:
     r"""The distribution that logits stand for, :math:`e^{x_i / T} / \sum_j e^{x_j / T}`.
 
+    Use it when the probabilities themselves are wanted. In a loss use logits; for logarithms use
+    :func:`log_softmax`.
+
     Accuracy in float64 for n logits: each entry within
     :math:`(n / 8 + 8 + 2 (\max_j x_j - \min_j x_j) / T) \, 2^{-53}` of its value. The last term is
     the rounding of :math:`x_i - \max_j x_j`. Subnormal entries are as accurate as such numbers are.
@@ -207,6 +213,9 @@ def log_softmax(
 ) -> Array:
     r"""Logarithm of the softmax, :math:`x_i / T - \log \sum_j e^{x_j / T}`.
 
+    Use it in place of ``log(softmax(x))``, which is -inf where a probability has rounded to 0. For
+    the loss itself, with its gradient, use :func:`celib.losses.cross_entropy`.
+
     The differences are taken before anything is rounded to the size of ``x``, and the largest entry
     is :math:`-\log(1 + \sum_{j \ne a} e^{(x_j - x_a) / T})`: the tiny loss of a confident and right
     answer keeps full relative accuracy.
@@ -246,6 +255,9 @@ def log_softmax(
 def log1mexp(x: Array) -> Array:
     r"""Logarithm of one minus an exponential, :math:`\log(1 - e^{-x})` for :math:`x > 0`.
 
+    Use it for the logarithm of a complement, ``log(1 - p)``, when p is known by its logarithm;
+    written out, it loses all digits when p is tiny or close to 1.
+
     Accuracy in float64: within 3 ulp.
 
     Args:
@@ -271,6 +283,9 @@ def log1mexp(x: Array) -> Array:
 def log1pexp(x: Array) -> Array:
     r"""Logarithm of one plus an exponential (softplus), :math:`\log(1 + e^x)`.
 
+    Use it for the loss of a binary logit. Written out, ``log(1 + exp(x))`` overflows for large x
+    and is 0 for very negative ones.
+
     Accuracy in float64: within 2 ulp.
 
     Args:
@@ -295,6 +310,9 @@ def log1pexp(x: Array) -> Array:
 
 def logit(p: Array) -> Array:
     r"""Log-odds of a probability, :math:`\log(p / (1 - p))`.
+
+    Use it to get from a stated probability back to a score, for instance before
+    :class:`celib.calibration.TemperatureScaling`.
 
     Accuracy in float64: within 3 ulp.
 
@@ -329,6 +347,9 @@ def _logit_of_any(p: Array) -> Array:
 
 def expit(x: Array) -> Array:
     r"""Logistic sigmoid, :math:`1 / (1 + e^{-x})`, the inverse of :func:`logit`.
+
+    Use it for probabilities; for their logarithm use ``-log1pexp(-x)``, which does not round to 0
+    first.
 
     SciPy's and torch's own, behind this module's rules for types.
 

@@ -173,6 +173,8 @@ def hessian(loss: Expr, z: Sequence[Expr]) -> sympy.Matrix:
 def in_probabilities(expression: Any, z: Vector) -> Any:
     r"""The same value, written in :math:`\hat p = \mathrm{softmax}(z)` instead of the logits.
 
+    Use it to read a derivative in the form that books print, such as :math:`\hat p_k - y_k`.
+
     A function of z that does not change when all logits are shifted is a function of the softmax
     alone, and then z may be replaced by :math:`\log\hat p`, one of the shifts.
 

@@ -114,6 +114,8 @@ def _exact(value: Any) -> Any:
 def oracle(name: str, *args: Any, **kwargs: Any) -> Any:
     """The value of a function of :mod:`celib`, to 50 digits, for exactly the floats given.
 
+    Use it in tests, where it is the reference; it is far slower than what it checks.
+
     The divergences, the mutual information and the Rényi entropy are those of the floats divided
     by their sum, the other functions those of the floats as they are.
 
@@ -144,6 +146,8 @@ def oracle(name: str, *args: Any, **kwargs: Any) -> Any:
 
 def ulp_error(actual: Any, reference: Any) -> np.ndarray:
     """Distance from a reference, in units in its last place.
+
+    Use it to state an accuracy that does not depend on how large the value is.
 
     Args:
         actual: a float or an array; its dtype sets the unit.
@@ -184,6 +188,8 @@ def ulp_error(actual: Any, reference: Any) -> np.ndarray:
 def nasty_logits() -> dict[str, list[float]]:
     """Rows of finite logits, each of which breaks some way of computing a softmax or its log.
 
+    Use it to test an implementation of your own, with :func:`oracle` as the reference.
+
     Example:
         >>> nasty_logits()["hidden excess"]
         [0.0, -40.0]
@@ -209,6 +215,8 @@ def nasty_logits() -> dict[str, list[float]]:
 
 def nasty_distributions() -> dict[str, tuple[list[float], list[float]]]:
     """Pairs of probability vectors, each of which breaks some way of computing a divergence.
+
+    Use it to test an implementation of your own, with :func:`oracle` as the reference.
 
     Example:
         >>> nasty_distributions()["subnormal"]

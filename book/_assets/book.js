@@ -1,17 +1,38 @@
-// A box that scrolls sideways can be reached with the keyboard, as long as it scrolls, and fades
-// where it is cut.
-{
-  const look = (box) => {
-    const hidden = box.scrollWidth - box.clientWidth;
-    if (hidden > 1) box.tabIndex = 0;
-    else box.removeAttribute("tabindex");
-    box.classList.toggle("more-left", hidden > 1 && box.scrollLeft > 1);
-    box.classList.toggle("more-right", hidden > 1 && box.scrollLeft < hidden - 1);
+// What a page can do without at first waits until the browser has drawn it and is idle, and is then
+// done a few pieces at a time: a long chapter has hundreds of formulas, boxes of code and links.
+const eachLater = (things, work) => {
+  const idle = window.requestIdleCallback ?? ((then) => setTimeout(then, 50));
+  const rest = [...things];
+  const next = () => {
+    work(rest.splice(0, 25));
+    if (rest.length) idle(next);
   };
-  const boxes = ".formula, .bd-article pre, .pst-scrollable-table-container, dl.py p";
-  const watch = new ResizeObserver((entries) => entries.forEach(({ target }) => look(target)));
-  for (const box of document.querySelectorAll(boxes)) watch.observe(box);
-  const scrolled = ({ target }) => target instanceof Element && target.matches(boxes) && look(target);
+  if (document.readyState === "complete") idle(next);
+  else addEventListener("load", () => idle(next));
+};
+
+// A box that scrolls sideways can be reached with the keyboard, as long as it scrolls, and fades
+// where it is cut. One that has not been in sight yet may scroll.
+{
+  // All are measured before any is changed, so that the page is laid out once and not for each.
+  const look = (some) => {
+    const measured = some.map((box) => [box, box.scrollWidth - box.clientWidth, box.scrollLeft]);
+    for (const [box, hidden, left] of measured) {
+      if (hidden > 1) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+      box.classList.toggle("more-left", hidden > 1 && left > 1);
+      box.classList.toggle("more-right", hidden > 1 && left < hidden - 1);
+    }
+  };
+  const boxes = ".formula, .bd-article pre, .cell_output > .output, .pst-scrollable-table-container, dl.py p";
+  const watch = new ResizeObserver((entries) => look(entries.map(({ target }) => target)));
+  eachLater(document.querySelectorAll(boxes), (some) => {
+    for (const box of some) {
+      box.tabIndex = 0;
+      watch.observe(box);
+    }
+  });
+  const scrolled = ({ target }) => target instanceof Element && target.matches(boxes) && look([target]);
   document.addEventListener("scroll", scrolled, { capture: true, passive: true });
 }
 
@@ -76,12 +97,13 @@ addEventListener("keydown", ({ key }) => {
 }
 
 // Each button that copies says what it copies, once the theme has made them.
-addEventListener("DOMContentLoaded", () => setTimeout(() => {
-  for (const button of document.querySelectorAll("button.copybtn")) {
-    const first = document.querySelector(button.dataset.clipboardTarget)?.textContent.trim();
-    button.setAttribute("aria-label", `Copy the code: ${first?.split("\n")[0].slice(0, 60)}`);
-  }
-}));
+addEventListener("DOMContentLoaded", () => setTimeout(() =>
+  eachLater(document.querySelectorAll("button.copybtn"), (some) => {
+    for (const button of some) {
+      const first = document.querySelector(button.dataset.clipboardTarget)?.textContent.trim();
+      button.setAttribute("aria-label", `Copy the code: ${first?.split("\n")[0].slice(0, 60)}`);
+    }
+  })));
 
 // A preview of what a link leads to: on hover, on focus, and on a tap, where a second one follows.
 {
@@ -137,23 +159,35 @@ addEventListener("DOMContentLoaded", () => setTimeout(() => {
     timer = setTimeout(what, wait);
   };
 
-  const links = new Set();
-  for (const link of article?.querySelectorAll("a.reference.internal[href*='#']") ?? []) {
-    if (!elsewhere.has(link.getAttribute("href")) && !link.getAttribute("href").startsWith("#")) continue;
-    links.add(link);
+  // One listener for all links of the page.
+  const linked = (target) => {
+    const link = target instanceof Element ? target.closest("a.reference.internal[href*='#']") : null;
+    if (!link || !article.contains(link) || card.contains(link)) return null;
+    const address = link.getAttribute("href");
+    if (!elsewhere.has(address) && !address.startsWith("#")) return null;
     link.removeAttribute("title"); // the browser's own tooltip would cover the preview
-    link.addEventListener("pointerenter", ({ pointerType }) => pointerType === "mouse" && later(() => show(link), 200));
-    link.addEventListener("pointerleave", ({ pointerType }) => pointerType === "mouse" && later(hide, 250));
-    link.addEventListener("focus", () => link.matches(":focus-visible") && show(link));
-    link.addEventListener("blur", () => later(hide, 100));
-    link.addEventListener("click", (event) => {
+    return link;
+  };
+  const mouse = (then) => ({ pointerType, target, relatedTarget }) => {
+    const link = pointerType === "mouse" && linked(target);
+    if (link && !link.contains(relatedTarget)) then(link);
+  };
+  if (article) {
+    article.append(card);
+    article.addEventListener("pointerover", mouse((link) => later(() => show(link), 200)));
+    article.addEventListener("pointerout", mouse(() => later(hide, 250)));
+    article.addEventListener("focusin", ({ target }) => {
+      const link = linked(target);
+      if (link?.matches(":focus-visible")) show(link);
+    });
+    article.addEventListener("focusout", ({ target }) => linked(target) && later(hide, 100));
+    article.addEventListener("click", (event) => {
+      const link = linked(event.target);
+      if (!link) return;
       if (event.pointerType !== "touch" || shown === link) return hide();
       show(link);
       if (shown === link) event.preventDefault();
     });
-  }
-  if (links.size) {
-    article.append(card);
     card.addEventListener("pointerenter", () => clearTimeout(timer));
     card.addEventListener("pointerleave", () => later(hide, 250));
     addEventListener("keydown", ({ key }) => key === "Escape" && hide());

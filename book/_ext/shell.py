@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pydata_sphinx_theme
 from fontTools import subset
+from sphinx.errors import ExtensionError
 
 FONTS = Path(pydata_sphinx_theme.__file__).parent.joinpath(
     "theme/pydata_sphinx_theme/static/vendor/fontawesome/webfonts"
@@ -17,6 +18,10 @@ UNUSED = (
 )
 # It stands in a menu that is closed, and would be loaded all the same.
 LOGO = re.compile(r'<img (?=alt="Colab logo")')
+# The theme asks these boxes for their widths as soon as a page is there, for which the browser has
+# to lay out all of it. book.js asks each when it is in sight.
+ASKED = '["pre",".nboutput > .output_area",".cell_output > .output",".jp-RenderedHTMLCommon",'
+ASKED += '".pst-scrollable-table-container"].join(", ")'
 ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 # Other rules name an icon by its code, as an escape or as the character itself.
 ICON_CODE = re.compile(r"\\([ef][0-9a-f]{3})\b|([\ue000-\uf8ff])")
@@ -50,6 +55,12 @@ def lighten(app, exception):
     theme = static / "styles/pydata-sphinx-theme.css"
     if not theme.exists():  # no page was written, and so nothing was copied
         return
+    script = static / "scripts/pydata-sphinx-theme.js"
+    before, asked, after = script.read_text("utf-8").partition(ASKED)
+    if not asked:
+        raise ExtensionError(f"{script.name} does not ask for widths as it did: see shell.py")
+    script.write_text(f'{before}":not(*)"{after}', "utf-8")
+
     classes = set(re.findall(r"\bfa-[a-z0-9-]+", built_pages(app)))
     theme.write_text(
         ICON_RULE.sub(

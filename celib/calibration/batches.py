@@ -18,6 +18,8 @@ from celib.calibration.inputs import KINDS, Floats, sample
 class CalibrationTable:
     """Sums over fixed bins, which batches of predictions add to and which add up themselves.
 
+    Use it in a validation loop, or where all predictions together do not fit into memory.
+
     It holds a few numbers for each bin (and class), however many predictions it has seen. Batches
     of one dtype give the table that :func:`celib.calibration.calibration_error` makes of all of
     them at once, up to the rounding of sums.

@@ -28,6 +28,10 @@ from celib.calibration.inputs import Floats
 class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     """Any classifier of scikit-learn, with a calibrator of celib behind it.
 
+    Use it to get one estimator with calibrated probabilities when there are no examples to spare
+    for the calibrator. With a set that the classifier has not seen, fit the calibrator to the
+    predictions on it: the classifier is then trained once and not ``cv + 1`` times.
+
     By cross-validation the classifier predicts every example once without having seen it. The
     calibrator is fitted to these predictions, and the classifier itself then to all examples, as in
     scikit-learn's ``CalibratedClassifierCV(ensemble=False)``, which knows three methods of its own.

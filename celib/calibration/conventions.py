@@ -47,6 +47,9 @@ def explain_ece(
 ) -> list[Convention]:
     """The same predictions under published conventions, with the reason for each gap.
 
+    Use it when two libraries report different calibration errors of the same predictions. To
+    measure calibration, use :func:`calibration_error`.
+
     The rules are those of torchmetrics 1.9 (its binary error for "binary" and its multiclass error
     for "confidence"), netcal 1.4 (NumPy's histogram), Kumar et al. 2019 (uncertainty-calibration
     0.1.4), Guo et al. 2017 (``temperature_scaling`` of gpleiss), scikit-learn's

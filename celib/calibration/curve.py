@@ -58,6 +58,9 @@ def reliability_curve(
 ) -> ReliabilityCurve:
     r"""Observed frequency against forecast, with two bands of calibrated forecasts.
 
+    Use it to see where forecasts are off, and in which direction, with bands that say how much of
+    that is chance. For one number use :func:`calibration_error` or :func:`smooth_ece`.
+
     Args:
         y_true, y_prob, logits, kind, bins, strategy, sample_weight, seed: as for
             :func:`calibration_error`; ``kind`` is "binary" or "confidence".

@@ -66,6 +66,10 @@ def decompose(
 ) -> Decomposition:
     r"""Mean score = miscalibration - discrimination + uncertainty + within-bin terms.
 
+    Use it to learn why a mean score is as large as it is. The miscalibration is what a
+    recalibration can gain; the discrimination is what only a better model can raise; the
+    uncertainty belongs to the outcomes.
+
     (equation ``eq-decomposition-score``) With :math:`\bar y` the base rate and
     :math:`\tilde y_n` a recalibrated forecast, the uncertainty is the mean score of
     :math:`\bar y`, and the discrimination what :math:`\tilde y` gains on it.

@@ -79,6 +79,12 @@ def calibration_error(
 ) -> CalibrationError:
     r"""Binned calibration error, with its null and its uncertainty (equation ``eq-ece``).
 
+    Use it to report how far stated probabilities are from observed frequencies, with a number that
+    readers of the literature know. It is positive for a perfect forecaster, too, so compare it with
+    ``null_q95`` and never with 0. Where the choice of bins should not matter, use
+    :func:`smooth_ece`; to learn what recalibration would gain, :func:`decompose`; for predictions
+    that come in batches, :class:`CalibrationTable`.
+
     :math:`\mathrm{ECE} = \sum_b \frac{N_b}{N} \lvert \bar y_b - \bar p_b \rvert` for the norm
     "l1"; the root of the mean square for "l2"; the greatest gap for "max".
 

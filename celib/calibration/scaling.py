@@ -212,6 +212,10 @@ def _of_probabilities(x: Floats, clip: float | None) -> Floats:
 class TemperatureScaling(_Calibrator):
     r"""One temperature for all logits, :math:`\mathrm{softmax}(z / T)`, with its proof.
 
+    Use it first for a network trained by cross-entropy: one number is fitted, so few examples are
+    enough, and no prediction changes its class. It cannot mend a class that is predicted too often;
+    :class:`VectorScaling` can.
+
     The mean log score is convex in :math:`\beta = 1 / T` (equation ``eq-temperature-fit``), so the
     sign of its derivative on both sides of a point proves that a minimum is between. Log-odds z of
     shape (N) are divided alike: :math:`\sigma(z / T)`. The class of the greatest probability does
@@ -339,6 +343,9 @@ class TemperatureScaling(_Calibrator):
 class VectorScaling(_Calibrator):
     r"""A factor and an offset for each class, :math:`\mathrm{softmax}(a \odot z + b)`.
 
+    Use it when some classes are predicted too often or too rarely and there are examples enough for
+    two numbers per class. With fewer examples use :class:`TemperatureScaling`, or a penalty ``l2``.
+
     Maximum likelihood, a convex problem. The offsets are fixed to sum to 0. Log-odds of shape (N)
     are the logits (0, z) of two classes. The factors see what softmax does not: with logits that
     differ by a constant of each row, such as log-probabilities, it is another model.
@@ -436,6 +443,10 @@ class VectorScaling(_Calibrator):
 
 class PlattScaling(_Calibrator):
     r"""A logistic curve of the log-odds, :math:`\sigma(a z + b)`.
+
+    Use it for scores of a binary classifier that were never probabilities, such as the margin of a
+    support vector machine. For a network trained by cross-entropy try :class:`TemperatureScaling`
+    first, and where the curve has another shape :class:`IsotonicCalibration`.
 
     For C classes, one curve for each class, of its log-odds against the rest, and the C results
     divided by their sum.
@@ -536,6 +547,10 @@ class PlattScaling(_Calibrator):
 
 class IsotonicCalibration(_Calibrator):
     """The monotone step function of the probability that fits best.
+
+    Use it when there are many examples and nothing is known about the shape of the distortion. With
+    few it fits noise. A step of 0 or 1 costs an infinite log score at the first exception, which
+    ``clip`` prevents. :class:`PlattScaling` and :class:`TemperatureScaling` need fewer examples.
 
     scikit-learn's ``IsotonicRegression`` of the outcomes on the probabilities, with its linear
     interpolation between the steps; logits whose probabilities round to 0 or 1 keep their order.

@@ -58,6 +58,10 @@ def smooth_ece(
 ) -> SmoothECE:
     r"""Mean absolute residual after smoothing (equation ``eq-smooth-ece``).
 
+    Use it in place of :func:`calibration_error` where the number should not jump when an edge of a
+    bin or a forecast moves a little. Like every such error it is positive for a perfect forecaster,
+    so compare it with its null.
+
     :math:`\mathrm{smECE}_s = \int_0^1 \lvert \frac1N \sum_n \phi_s(t, \hat p_n) (y_n - \hat p_n)
     \rvert \, dt`, with :math:`\phi_s` the Gaussian kernel of standard deviation s reflected at 0
     and 1. It falls as s grows, and the automatic bandwidth is the s that it is equal to.

@@ -41,6 +41,10 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     r"""Surprise of a sigmoid at a yes or no (equation ``eq-bce``).
 
+    Use it for one yes or no per logit, in place of torch's function of the same name, with which it
+    shares arguments and value. Do not apply a sigmoid first. For classes of which exactly one is
+    right use :func:`cross_entropy`.
+
     :math:`\ell = w (v y \log(1 + e^{-z}) + (1 - y) \log(1 + e^z))`
 
     Accuracy in float64, for targets of 0 and 1: within 4 ulp, as is the derivative; infinite
@@ -103,6 +107,10 @@ def multilabel_soft_margin_loss(
 ) -> Tensor:
     r"""Mean over the labels of an example of the binary surprise (equation ``eq-multilabel``).
 
+    Use it when an example may have several labels, in place of torch's function of the same name.
+    :func:`binary_cross_entropy_with_logits` is the same without the mean over the labels, and takes
+    ``pos_weight``.
+
     :math:`\ell = \frac1C \sum_k w_k (y_k \log(1 + e^{-z_k}) + (1 - y_k) \log(1 + e^{z_k}))`
 
     Args:
@@ -151,6 +159,9 @@ def sigmoid_focal_loss(
     validate: bool = True,
 ) -> Tensor:
     r"""Focal loss of yes or no, :math:`-\alpha_t (1 - p_t)^\gamma \log p_t`.
+
+    Use it in place of torchvision's function, for dense detection, where almost every place is
+    background. It is not a proper score, either.
 
     The name, the arguments and the number are torchvision's; the derivatives are finite for
     :math:`\gamma < 1`, too.

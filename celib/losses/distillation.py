@@ -50,6 +50,10 @@ def distillation_loss(
 ) -> Tensor:
     r"""Divergence of a student from its teacher, by default :math:`T^2 D_{KL}(p \Vert s)`.
 
+    Use it to train a small model on the whole distribution that a large one states, beside or in
+    place of the labels. Where the logits come from linear layers and do not fit into memory, use
+    :func:`linear_distillation_loss`.
+
     :math:`p = \mathrm{softmax}(v / T)` is the teacher, :math:`s = \mathrm{softmax}(z / T)` the
     student. The factor keeps the gradient, which is :math:`T (s - p)`, of one size as T grows. The
     divergences are, with :math:`m = \beta p + (1 - \beta) s`,
@@ -156,6 +160,9 @@ def linear_distillation_loss(
     validate: bool = True,
 ) -> Tensor:
     r"""Divergence of a student from its teacher, without the logits of either.
+
+    Use it when the vocabulary is so large that two matrices of logits do not fit into memory. If
+    they do, :func:`distillation_loss` of them is the simpler way.
 
     The number is that of :func:`distillation_loss` for the logits ``linear(input, linear_weight,
     linear_bias)`` and ``linear(teacher_input, teacher_weight, teacher_bias)``. Of both,

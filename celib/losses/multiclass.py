@@ -87,6 +87,13 @@ def cross_entropy(
 ) -> Any:
     r"""Surprise of a softmax at the true class (equations ``eq-loss`` and ``eq-family``).
 
+    Use it in place of :func:`torch.nn.functional.cross_entropy`, with the same arguments, wherever
+    exactly one class is right or a distribution over classes is the target. Give it logits, not
+    probabilities. Where the logits come from a linear layer and do not fit into memory, use
+    :func:`linear_cross_entropy`; where the classes are split over devices,
+    :func:`celib.distributed.vocab_parallel_cross_entropy`; for independent labels,
+    :func:`binary_cross_entropy_with_logits`.
+
     :math:`\ell = -\sum_k w_k q_k \log \mathrm{softmax}(z)_k`, with q the one-hot or given target.
     Label smoothing :math:`\varepsilon` puts :math:`(1 - \varepsilon) q_k + \varepsilon / |A|` in
     place of :math:`q_k`, for the classes A that are not masked out; a z-loss :math:`\lambda` adds
@@ -247,6 +254,10 @@ def linear_cross_entropy(
     validate: bool = True,
 ) -> Any:
     r"""Cross-entropy of a linear layer, without the matrix of all its logits.
+
+    Use it for a language model's head, whose logits (tokens times vocabulary) are often the largest
+    array of a training step. If they fit into memory, :func:`cross_entropy` of them is the simpler
+    way.
 
     The number is that of ``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)``.
     For a mean or a sum, ``chunk_size`` rows of logits exist at a time, and the gradient is computed
@@ -453,6 +464,9 @@ def focal_loss(
 ) -> Tensor:
     r"""Cross-entropy that cares less for what is nearly right.
 
+    Use it where easy examples outnumber the hard ones so far that their small losses drown them. If
+    the probabilities matter, use :func:`cross_entropy`, or recalibrate afterwards.
+
     :math:`\ell = -w_y (1 - p_y)^\gamma \log p_y`
 
     p is the softmax of the logits. Value and derivatives are computed from the loss
@@ -507,6 +521,10 @@ def generalized_cross_entropy(
 ) -> Tensor:
     r"""A bounded loss between cross-entropy and absolute error, :math:`(1 - p_y^q) / q`.
 
+    Use it when some labels are wrong: no example can cost more than 1 / q, whereas the
+    cross-entropy of a wrong label grows without bound. With labels that can be trusted use
+    :func:`cross_entropy`, which is proper.
+
     It tends to :math:`-\log p_y` as q tends to 0, and is :math:`1 - p_y`, half the absolute error
     of the softmax p, for q = 1.
 
@@ -552,6 +570,9 @@ def symmetric_cross_entropy(
     validate: bool = True,
 ) -> Tensor:
     r"""Cross-entropy both ways, :math:`\alpha H(q, p) + \beta H(p, q)`.
+
+    Use it when some labels are wrong. It has three numbers to choose;
+    :func:`generalized_cross_entropy` has one.
 
     In the second term the label q is what is believed, and log 0 := A, a negative number, stands
     for the infinite surprise at a class that the label rules out:

@@ -5,19 +5,9 @@ import json
 import pdf
 import pytest
 from bs4 import BeautifulSoup
-from test_site import (
-    CHAPTERS,
-    PAGES,
-    PHONE,
-    SITE,
-    browser,
-    every_chapter,
-    html,
-    origin,
-    visit,
-)
 
-__all__ = ["browser", "origin"]
+from website.built import CHAPTERS, PAGES, SITE, every_chapter, html
+from website.visits import PHONE, visit
 
 PAGE = "chapters/02-cross-entropy"
 
@@ -158,7 +148,9 @@ def test_focus_is_seen_on_every_control(desk):
 
 
 def test_the_list_at_the_side_follows(desk):
-    desk.evaluate("scrollTo(0, 0.85 * document.body.scrollHeight)")
+    for _ in range(60):
+        desk.mouse.wheel(0, 400)
+        desk.wait_for_timeout(16)
     active = desk.locator("#pst-page-toc-nav a.active").last
     active.wait_for()
     desk.wait_for_timeout(300)

@@ -7,10 +7,9 @@ from functools import cache
 from urllib.parse import unquote, urlsplit
 
 import pytest
-import test_site
-from test_site import DESKTOP, PAGES, PHONE, SITE, every_source, html, ids, visit
 
-browser, origin = test_site.browser, test_site.origin
+from website.built import PAGES, SITE, every_source, html, ids
+from website.visits import DESKTOP, PHONE, visit
 
 KINDS = {"theorem", "definition", "proposition", "lemma", "corollary", "exercise"}
 

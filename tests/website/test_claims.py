@@ -15,7 +15,8 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 import yaml
-from test_site import BOOK, CHAPTERS, PAGES, html
+
+from website.built import BOOK, CHAPTERS, PAGES, every_chapter, html
 
 SUBJECTS = sorted(BOOK.glob("claims/*.yml"))
 ROWS = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in SUBJECTS}
@@ -34,7 +35,6 @@ TO_BE_WRITTEN = 67
 
 WRITTEN = {str(int(page.removeprefix("chapters/").split("-")[0])) for page in CHAPTERS}
 every_subject = pytest.mark.parametrize("subject", ROWS)
-every_chapter = pytest.mark.parametrize("page", CHAPTERS)
 
 
 def text(page):

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from markdown_it import MarkdownIt
 from nbclient import NotebookClient
-from test_site import BOOK, CHAPTERS, CONFIG, SITE, every_chapter, html, ids
+
+from website.built import BOOK, CHAPTERS, CONFIG, SITE, every_chapter, html, ids
 
 MARKUP = re.compile(
     r":::|```\{|\{[\w:]+\}`|^\+\+\+|^\([\w-]+\)=|^:[\w-]+: |\(eq-|\]\([^)]*\.md", re.M

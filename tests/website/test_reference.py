@@ -5,7 +5,8 @@ import inspect
 import re
 
 import pytest
-from test_site import PAGES, every_chapter, html, ids
+
+from website.built import PAGES, every_chapter, html, ids
 
 MODULES = [
     page.replace("reference/", "celib.")
@@ -44,6 +45,14 @@ def test_every_public_name_is_described(module):
     assert all(len(row.find_all("td")[1].text.split()) >= 2 for row in rows.values())
 
 
+@pytest.mark.parametrize("module", ["calibration", "information", "losses", "scoring", "stable"])
+def test_functions_say_when_to_use_them(module):
+    found = importlib.import_module(f"celib.{module}")
+    for name in found.__all__:
+        if inspect.isfunction(value := getattr(found, name)):
+            assert "\n\nUse it " in inspect.getdoc(value), name
+
+
 @each_module
 def test_signatures_are_those_of_python(module):
     found = importlib.import_module(module)
@@ -63,7 +72,7 @@ def test_nothing_raw_is_left(page):
         code.decompose()
     raw = r":[a-z:]+:`|``|^\s*(?:Args|Source):|^Example: |\.\. \w+::"
     assert not re.findall(raw, article.text, re.MULTILINE)
-    # Names of equations are links to them: see tests/test_site.py for whether they arrive.
+    # Names of equations are links to them: see test_pages.py for whether they arrive.
     assert not re.search(r"\beq-[a-z]", article.text)
 
 
