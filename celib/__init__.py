@@ -14,6 +14,7 @@ installed is not in ``dir(celib)``; naming it says which extra to install.
 - ``celib.coding``: Huffman and arithmetic codes
 - ``celib.ngram``: a character model of text, whose cross-entropy the book measures
 - ``celib.data``: the data sets of the book, without a download
+- ``celib.exercises``: checks of one's own answers to the exercises of the book
 - ``celib.testing``: references of 50 digits, and the error of a result in ulps
 - ``celib.plots``: the figures of the book
 """
@@ -31,6 +32,7 @@ _SUBJECTS = (
     "coding",
     "data",
     "distributed",
+    "exercises",
     "information",
     "kernels",
     "losses",

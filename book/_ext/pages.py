@@ -20,6 +20,9 @@ AMISS = re.compile(
     r'| role="list"(?= class="citation-list")'
 )
 
+# pandas makes a heading of the corner of a table, where there is nothing to read.
+CORNER = "<th></th>", "<td></td>"
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,7 +53,7 @@ def add_description(app, pagename, templatename, context, doctree):
 
 def tidy(app, pagename, templatename, context, doctree):
     if doctree:
-        body = AMISS.sub("", context["body"])
+        body = AMISS.sub("", context["body"]).replace(*CORNER)
         context["body"] = PROOF.sub(r'\1<span class="proof-head">\2</span>', body)
 
 

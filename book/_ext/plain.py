@@ -3,8 +3,8 @@
 A chapter's own notebook is written for Sphinx, and elsewhere its directives and roles would stand
 as raw markup. The plain one has the same code cells, and text that any notebook shows: statements
 as quoted blocks with their numbers, equations with tags, citations and references as links,
-captions below figures, solutions below headings that are folded. The numbers are read from the
-finished pages.
+captions below figures, solutions below headings that are folded, checks as the call to make. The
+numbers are read from the finished pages.
 """
 
 import os
@@ -13,6 +13,7 @@ from html import unescape
 from pathlib import Path
 
 import nbformat
+from checks import WORDS, call
 from pybtex.database import parse_file
 from pybtex.richtext import Text
 from sphinx.errors import ExtensionError
@@ -20,6 +21,9 @@ from sphinx.errors import ExtensionError
 FOLDER = "notebooks"
 BLOCK = re.compile(r"^:::\{([\w:-]+)\}[ ]*(.*)\n((?:.*\n)*?):::$", re.MULTILINE)
 SOLUTION = re.compile(r"^```\{solution-(start|end)\}[ ]*(\S*)\n((?::.*\n)*)```$", re.MULTILINE)
+EXPLORABLE = re.compile(r"^```\{explorable\}.*\n(?:.*\n)*?```$", re.MULTILINE)
+FIGURE_OF = re.compile(r"^:figure:[ ]*(\S+)$", re.MULTILINE)
+CHECK = re.compile(r"^```\{check\}[ ]*(\S+)\n```$", re.MULTILINE)
 OPTION = re.compile(r"^:([\w-]+):[ ]*(.*)\n", re.MULTILINE)
 DISPLAY = re.compile(r"\$\$((?:[^$]|\\\$)+)\$\$(?:[ ]*\((eq-[\w-]+)\))?")
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
@@ -159,11 +163,25 @@ def block(book, found):
     named = f"{numbered} ({title})" if title else numbered
     if kind == "exercise":
         return f"#### {named}\n\n{body}"
-    if kind in {"prf:definition", "prf:theorem", "prf:proposition"}:
+    if kind in {"prf:definition", "prf:lemma", "prf:theorem", "prf:proposition"}:
         return quoted(f"**{named}.**\n\n{body}")
     raise ExtensionError(
         f"{kind}: a directive that a plain notebook has no form for", modname="plain"
     )
+
+
+def movable(book, found):
+    """The figure is in the notebook as it begins; under the hand it is on the page."""
+    name = FIGURE_OF.search(found[0])[1]
+    page, _ = book.find("titles", name)
+    link = f"[this figure]({page.address}#{name})"
+    return f"*On the page of this chapter {link} moves under your hand.*"
+
+
+def checked(found):
+    """Not a cell of its own: the code of a chapter is what was executed and compared."""
+    lines = "from celib.exercises import check", call(found[1])
+    return "\n".join([WORDS["elsewhere"], "", "```python", *lines, "```"])
 
 
 def text_cells(book, cell, headings):
@@ -185,8 +203,9 @@ def text_cells(book, cell, headings):
         texts.append(rest)
     done = 0
     for text in texts:
+        text = EXPLORABLE.sub(lambda found: movable(book, found), text)
         text = BLOCK.sub(lambda found: block(book, found), text)
-        text = inline(book, text).strip()
+        text = CHECK.sub(checked, inline(book, text)).strip()
         if not text:
             continue
         new = nbformat.v4.new_markdown_cell(text)

@@ -104,7 +104,7 @@ class Reader:
             record.text.append(f" {line} ")
         elif isinstance(node, nodes.literal_block):
             record.code.append(node.astext())
-        elif isinstance(node, SKIPPED) or "cell_output" in node["classes"]:
+        elif isinstance(node, SKIPPED) or {"cell_output", "check"} & set(node["classes"]):
             pass
         elif isinstance(node, nodes.section) and isinstance(node[0], nodes.title) and depth < 3:
             number = self.sections.get(f"#{node['ids'][0]}" if depth else "")

@@ -87,7 +87,7 @@ def cross_entropy(
 ) -> Any:
     r"""Surprise of a softmax at the true class (equations ``eq-loss`` and ``eq-family``).
 
-    Use it in place of :func:`torch.nn.functional.cross_entropy`, with the same arguments, wherever
+    Use it in place of ``torch.nn.functional.cross_entropy``, with the same arguments, wherever
     exactly one class is right or a distribution over classes is the target. Give it logits, not
     probabilities. Where the logits come from a linear layer and do not fit into memory, use
     :func:`linear_cross_entropy`; where the classes are split over devices,

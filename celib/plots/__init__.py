@@ -7,6 +7,7 @@ a notebook calls it once.
 import inspect
 
 from celib.plots.calibration import *
+from celib.plots.coding import *
 from celib.plots.divergence import *
 from celib.plots.gradients import *
 from celib.plots.information import *

@@ -6,9 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from celib.plots.style import COLOURS, draw_simplex, on_simplex
+from celib.plots.style import COLOURS, draw_simplex, on_simplex, sheet
 
 __all__ = [
+    "bill",
     "bills",
     "entropy_and_excess",
     "forward_and_reverse",
@@ -125,3 +126,48 @@ def bills(p: np.ndarray, lengths: Sequence[np.ndarray], outcomes: Sequence[str])
     panels[0].set_ylabel("length of the code in bits")
     first: Axes = panels[0]
     return first
+
+
+def bill(p: np.ndarray, q: np.ndarray, names: Sequence[str], top: float = 5) -> Axes:
+    """What a code made for q costs where p is true, and below the probabilities of the code.
+
+    Outcomes are as wide as they are probable and as high as they are long; dashed, as high as with
+    the code made for p. The solid line is the mean, the cross-entropy.
+    """
+    p, q = np.asarray(p, dtype=float), np.asarray(q, dtype=float)
+    price, own = -np.log2(q), -np.log2(p)
+    total, entropy = float(p @ price), float(p @ own)
+    # Its places are those of book/_assets/explorables/bill.js.
+    width, height, left, top_edge = 614, 394, 22, 26
+    right, base, strip = width - 112, height - 96, height - 40
+    ax = sheet(width, height)
+
+    def y(bits: float) -> float:
+        return base - min(bits, top) / top * (base - top_edge)
+
+    def write(x: float, at: float, text: str, ha: str = "left", weight: str = "normal") -> None:
+        ax.text(x, at, text, ha=ha, va="baseline", fontsize=9, weight=weight)
+
+    write(0, 12, "price (bits)")
+    for bits in range(int(top) + 1):
+        write(left - 8, y(bits) + 4, f"{bits}", "right")
+        ax.plot([left - 4, left], [y(bits), y(bits)], color="black", linewidth=0.8)
+    here, there = (left + (np.cumsum(x) - x) * (right - left) for x in (p, q))
+    for i, name in enumerate(names):
+        colour, wide = COLOURS[i], p[i] * (right - left)
+        high = y(price[i])
+        ax.bar(here[i], base - high, wide, high, align="edge", color=colour, alpha=0.75)
+        ax.plot([here[i], here[i] + wide], [y(own[i])] * 2, "--", color="0.35", linewidth=1.2)
+        write(here[i] + wide / 2, base - 6, name, "center")
+        wide = q[i] * (right - left)
+        ax.bar(there[i], 16, wide, strip, align="edge", color=colour, alpha=0.75)
+        write(there[i] + wide / 2, strip + 12, name, "center")
+    ax.plot([left, left, right], [top_edge, base, base], color="black", linewidth=0.8)
+    ax.plot([left, right], [y(total)] * 2, color="black", linewidth=1.5)
+    write(right + 6, base + 4, "here")
+    write(right + 6, strip + 12, "there")
+    rows = ("cross-entropy", total, "bold"), ("entropy", entropy, "normal")
+    for n, (word, value, weight) in enumerate([*rows, ("divergence", total - entropy, "bold")]):
+        write(right + 6, top_edge + 12 + 40 * n, word, weight=weight)
+        write(right + 6, top_edge + 27 + 40 * n, f"{value:.3f} bits", weight=weight)
+    return ax

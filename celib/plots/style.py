@@ -7,7 +7,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "draw_simplex", "on_simplex", "use_house_style"]
+__all__ = ["COLOURS", "draw_simplex", "on_simplex", "sheet", "use_house_style"]
 
 # Okabe and Ito's palette, apart for readers with any common form of colour blindness, without
 # its yellow, which is too pale for a line on white.
@@ -62,5 +62,15 @@ def draw_simplex(names: Sequence[str]) -> Axes:
         ax.annotate(name, on_simplex(corner), offset, textcoords="offset points", ha="center")
     ax.set_aspect("equal")
     ax.margins(0.12)
+    ax.set_axis_off()
+    return ax
+
+
+def sheet(width: float, height: float) -> Axes:
+    """An empty figure measured as a page of the site is: pixels of 1/96 inch from the top left."""
+    figure = plt.figure(figsize=(width / 96, height / 96))
+    figure.set_layout_engine("none")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(height, 0))
     ax.set_axis_off()
     return ax

@@ -1,0 +1,617 @@
+"""Figures that answer under the hand, in a small book of their own with the real extensions."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from PIL import Image
+
+from celib import plots
+from celib.information import cross_entropy, entropy, kl_divergence, self_information
+from website.built import BOOK
+from website.visits import DESKTOP, PHONE, served, visit
+
+BARS = """# Hand
+
+How much does a message surprise? This page has two figures that answer under the hand.
+
+```{explorable} bars
+:figure: fig-area
+:start: {"p": [0.5, 0.25, 0.125, 0.125]}
+
+Move a border between two outcomes, with the pointer or the arrow keys.
+
+- Reset
+- probability
+- surprise
+- area
+- entropy
+- bits
+```
+"""
+CODER = """```{explorable} coder
+:figure: fig-coder
+:start: {"p": 0.7, "message": "001"}
+
+Type up to eight flips of a coin, and move the border of the first bar.
+
+- Reset
+- message
+- probability of 0
+- begin
+- width
+- end
+- surprise
+- bits
+- code word
+```
+"""
+BILL = """```{explorable} bill
+:figure: fig-bill
+:start: {"p": [0.5, 0.25, 0.125, 0.125], "q": [0.125, 0.125, 0.25, 0.5]}
+
+Move the borders of the strip, which are the beliefs.
+
+- Reset
+- bits
+- probability
+- price
+- cross-entropy
+- entropy
+- divergence
+- here
+- there
+```
+"""
+FILLER = "\n\n".join(["A line of text that stands below the figures."] * 60)
+
+
+def drawing(draw):
+    file = io.StringIO()
+    with matplotlib.rc_context():
+        plots.use_house_style()
+        ax = draw()
+        ax.figure.savefig(file, format="svg", metadata={"Date": None})
+        plt.close(ax.figure)
+    return file.getvalue()
+
+
+def figure(name, svg):
+    """The cell of a figure as a chapter stores it."""
+    data = {"image/svg+xml": svg, "text/plain": "<Figure>"}
+    output = nbformat.v4.new_output("display_data", data)
+    cell = nbformat.v4.new_code_cell("plt.show()", outputs=[output], execution_count=1)
+    alt = "A drawing of bars whose widths and heights are those of the text beside it."
+    cell.metadata["mystnb"] = {
+        "figure": {"name": name, "caption": "A caption that stays."},
+        "image": {"alt": alt},
+    }
+    return cell
+
+
+def book(folder, contents):
+    for name in ("_ext", "_assets", "_templates"):
+        shutil.copytree(BOOK / name, folder / name)
+    for name in ("_config.yml", "references.bib"):
+        shutil.copy(BOOK / name, folder)
+    (folder / "chapters").mkdir()
+    for name, text in contents.items():
+        (folder / name).write_text(text, "utf-8")
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    return subprocess.run(
+        [*command, str(folder), "-W", "-n", "--keep-going"], capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    areas = drawing(lambda: plots.surprise_areas(np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8]), "ABCD"))
+    low, width = np.array([0, 0, 0, 0.343]), np.array([1, 0.7, 0.49, 0.147])
+    nested = drawing(
+        lambda: plots.nested_intervals(low, width, np.array([0.7, 0.3]), [0, 0, 1], "0110")
+    )
+    p = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8])
+    bill = drawing(lambda: plots.bill(p, p[::-1], "ABCD"))
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell(BARS.partition("```")[0]),
+            figure("fig-area", areas),
+            nbformat.v4.new_markdown_cell("```" + BARS.partition("```")[2]),
+            figure("fig-coder", nested),
+            nbformat.v4.new_markdown_cell(CODER),
+            figure("fig-bill", bill),
+            nbformat.v4.new_markdown_cell(BILL),
+            nbformat.v4.new_markdown_cell(FILLER),
+        ]
+    )
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    notebook.metadata["language_info"] = {"name": "python"}
+    folder = tmp_path_factory.mktemp("hand")
+    built = book(
+        folder,
+        {
+            "_toc.yml": "format: jb-book\nroot: index\nchapters:\n- file: chapters/01-hand\n",
+            "index.md": "# Start\n\nA page that has no figure that moves.\n",
+            "chapters/01-hand.ipynb": nbformat.writes(notebook),
+        },
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "_build/html"
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with served(site) as origin:
+        yield f"{origin}/chapters/01-hand.html"
+
+
+@pytest.fixture(scope="module")
+def arithmetic(browser, address):
+    with visit(browser, address) as tab:
+        yield lambda name, states: tab.evaluate(
+            "([name, states]) => states.map((state) => explorables[name].compute(state))",
+            [name, states],
+        )
+
+
+@pytest.fixture
+def desk(browser, address):
+    with visit(browser, address, color_scheme="light") as tab:
+        yield tab
+        assert tab.complaints == []
+
+
+@pytest.fixture
+def hand(browser, address):
+    with visit(browser, address, PHONE, is_mobile=True, has_touch=True) as tab:
+        yield tab
+        assert tab.complaints == []
+
+
+def live(tab, name):
+    """The figure, once its script has taken it over."""
+    box = tab.page.locator(f"figure.live:has([data-explorable='{name}'])")
+    tab.page.locator(f"figure:has([data-explorable='{name}'])").scroll_into_view_if_needed()
+    box.wait_for()
+    return box
+
+
+def now(grip, name="valuenow"):
+    value = grip.get_attribute(f"aria-{name}")
+    return value if name == "valuetext" else float(value)
+
+
+def centre(grip):
+    box = grip.locator("circle").last.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def swipe(tab, start, end):
+    """One finger, as the browser gets it from the screen: it may take it for scrolling."""
+    session = tab.page.context.new_cdp_session(tab.page)
+
+    def touch(kind, *points):
+        points = [{"x": x, "y": y} for x, y in points]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        tab.page.wait_for_timeout(20)
+
+    touch("touchStart", start)
+    for t in np.linspace(0, 1, 9)[1:]:
+        touch("touchMove", tuple((1 - t) * np.array(start) + t * np.array(end)))
+    touch("touchEnd")
+
+
+# The arithmetic
+
+
+def test_areas_are_those_of_the_library(arithmetic):
+    rng = np.random.default_rng(0)
+    states = [[1.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.5], [1 / 6] * 6, [0.5, 0.0, 0.25, 0.25]]
+    for size in rng.integers(2, 7, 200):
+        p = rng.dirichlet(np.full(size, 0.5))
+        p[rng.random(size) < 0.2] = 0
+        states.append((p / p.sum()).tolist() if p.any() else [1.0, *[0.0] * (size - 1)])
+    found = arithmetic("bars", [{"p": p} for p in states])
+    for p, one in zip(states, found, strict=True):
+        expected = self_information(np.array(p), base=2)
+        np.testing.assert_allclose(one["surprise"], expected, rtol=1e-6, atol=1e-6)
+        assert one["entropy"] == pytest.approx(float(entropy(p, base=2)), rel=1e-6, abs=1e-6)
+        assert one["level"] == pytest.approx(np.log2(len(p)), rel=1e-6)
+
+
+def coded(p, message):
+    """The interval of a message and its shortest word, without rounding."""
+    low, width = Fraction(0), Fraction(1)
+    for symbol in message:
+        low, width = (low, width * p) if symbol == "0" else (low + width * p, width * (1 - p))
+    for k in range(200):
+        first = -(-low * 2**k // 1)
+        if first + 1 <= (low + width) * 2**k:
+            return low, width, f"{first:0{k}b}" if k else ""
+    return low, width, None
+
+
+def test_the_coder_is_exact(arithmetic):
+    rng = np.random.default_rng(1)
+    grid = [Fraction(n, 64) for n in range(65)]
+    cases = [(Fraction(1, 2), format(n, f"0{k}b")) for k in range(1, 6) for n in range(2**k)]
+    cases += [(p, message) for p in grid for message in ("", "0", "1", "00000000", "11111111")]
+    cases += [(Fraction(0.99), "001"), (Fraction(0.01), "11111111"), (Fraction(0.99), "11111111")]
+    for p in [*rng.choice(grid, 200), *map(Fraction, np.round(rng.uniform(0.01, 0.99, 200), 2))]:
+        cases.append((p, "".join(rng.choice(["0", "1"], rng.integers(0, 9)))))
+    found = arithmetic("coder", [{"p": float(p), "message": message} for p, message in cases])
+    for (p, message), one in zip(cases, found, strict=True):
+        low, width, word = coded(p, message)
+        assert one["low"] == pytest.approx(float(low), rel=1e-6, abs=1e-6)
+        assert one["width"] == pytest.approx(float(width), rel=1e-6)
+        surprise = -np.log2(float(width)) if width else np.inf
+        assert one["surprise"] == pytest.approx(surprise, rel=1e-6, abs=1e-6)
+        assert one["word"] == word, (p, message)
+
+
+def test_the_bill_is_that_of_the_library(arithmetic):
+    rng = np.random.default_rng(2)
+    pairs = [([1, 0], [1, 0]), ([0.5, 0.5, 0], [1, 0, 0]), ([0, 1], [0.5, 0.5])]
+    for size in rng.integers(2, 7, 200):
+        p, q = rng.dirichlet(np.full(size, 0.5), size=2)
+        near = p * (1 + 1e-3 * rng.normal(size=size))
+        pairs += [(p.tolist(), q.tolist()), (p.tolist(), (near / near.sum()).tolist())]
+    found = arithmetic("bill", [{"p": p, "q": q} for p, q in pairs])
+    for (p, q), one in zip(pairs, found, strict=True):
+        one = {name: np.inf if value is None else value for name, value in one.items()}
+        assert one["total"] == pytest.approx(float(cross_entropy(p, q, base=2)), rel=1e-6, abs=1e-6)
+        assert one["entropy"] == pytest.approx(float(entropy(p, base=2)), rel=1e-6, abs=1e-6)
+        assert one["extra"] == pytest.approx(float(kl_divergence(p, q, base=2)), rel=1e-6, abs=1e-6)
+
+
+def test_beliefs_and_truth_move_apart(desk):
+    box = live(desk, "bill")
+    grips, said = box.get_by_role("slider"), box.get_by_role("status")
+    assert grips.count() == 6
+    assert said.text_content() == "cross-entropy 2.625 bits, divergence 0.875 bits"
+    assert grips.nth(3).get_attribute("aria-label") == "there: probability A, B"
+    grips.nth(3).focus()
+    desk.page.keyboard.press("Home")
+    assert said.text_content() == "cross-entropy ∞ bits, divergence ∞ bits"
+    box.get_by_role("button").click()
+    grips.nth(0).focus()
+    desk.page.keyboard.press("End")
+    assert now(grips.nth(0)) == 0.75
+    assert now(grips.nth(3)) == 0.125
+    assert "divergence" in said.text_content()
+
+
+# By hand
+
+
+def test_a_border_is_dragged_by_mouse(desk):
+    box = live(desk, "bars")
+    grip, mouse = box.get_by_role("slider").first, desk.page.mouse
+    x, y = centre(grip)
+    mouse.move(x + 3, y - 2)  # a little beside its centre, which must not make it jump
+    mouse.down()
+    mouse.move(x + 3, y - 2)
+    assert now(grip) == 0.5
+    mouse.move(x - 100, y + 40, steps=4)
+    assert 0.2 < now(grip) < 0.4
+    assert centre(grip)[0] == pytest.approx(x - 103, abs=2)
+    mouse.move(0, y)
+    assert now(grip) == 0
+    mouse.up()
+    mouse.move(x, y)
+    assert now(grip) == 0
+    assert "∞" in now(grip, "valuetext")
+    assert now(box.get_by_role("slider").nth(1)) == 0.75
+    # By its line as well, above the grip.
+    grip = box.get_by_role("slider").nth(2)
+    x, y = centre(grip)
+    mouse.move(x, y - 60)
+    mouse.down()
+    mouse.move(x + 20, y - 60)
+    mouse.up()
+    assert now(grip) > 0.125
+
+
+def test_borders_that_meet_come_apart(desk):
+    box = live(desk, "bars")
+    grips = [box.get_by_role("slider").nth(i) for i in range(3)]
+    for grip in reversed(grips):
+        grip.focus()
+        desk.page.keyboard.press("End")
+    assert [now(grip) for grip in grips] == [1, 0, 0]
+    x, y = centre(grips[2])
+    assert centre(grips[0]) == (x, y)
+    for to in (x - 120, x - 60, x - 30):
+        desk.page.mouse.move(x, y)
+        desk.page.mouse.down()
+        desk.page.mouse.move(to, y, steps=5)
+        desk.page.mouse.up()
+    assert centre(grips[0])[0] < centre(grips[1])[0] < centre(grips[2])[0] < x
+
+
+def test_a_border_is_moved_by_keyboard(desk):
+    box = live(desk, "bars")
+    grip, press = box.get_by_role("slider").first, desk.page.keyboard.press
+    box.get_by_role("slider").nth(1).focus()
+    press("Shift+Tab")
+    assert grip.evaluate("grip => grip === document.activeElement")
+    ring = grip.locator("circle").last.evaluate("c => getComputedStyle(c).outlineStyle")
+    assert ring == "solid"
+    for key, value in {
+        "ArrowRight": 0.505,
+        "ArrowUp": 0.51,
+        "ArrowLeft": 0.505,
+        "ArrowDown": 0.5,
+        "Shift+ArrowRight": 0.55,
+        "PageDown": 0.5,
+        "PageUp": 0.55,
+        "End": 0.75,
+        "Home": 0,
+    }.items():
+        press(key)
+        assert now(grip) == pytest.approx(value)
+        assert grip.evaluate("grip => grip === document.activeElement")
+    assert now(grip, "valuemin") == 0
+    assert now(grip, "valuemax") == 0.75
+
+
+def test_what_changes_is_said_and_reset(desk):
+    box = live(desk, "bars")
+    grip, said = box.get_by_role("slider").first, box.get_by_role("status")
+    label = grip.get_attribute("aria-label")
+    first = "A: probability 0.500, surprise 1.000 bits; B: probability 0.250, surprise 2.000 bits"
+    assert label == "probability A, B"
+    assert now(grip, "valuetext") == first
+    assert said.text_content() == "entropy 1.750 bits"
+    assert box.locator("svg").get_attribute("aria-label") == box.locator("img").get_attribute("alt")
+    grip.focus()
+    desk.page.keyboard.press("End")
+    assert said.text_content() == "entropy 1.061 bits"
+    assert "B: probability 0.000, surprise ∞ bits" in now(grip, "valuetext")
+    box.get_by_role("button", name="Reset").click()
+    assert now(grip, "valuetext") == first
+    assert said.text_content() == "entropy 1.750 bits"
+
+
+@pytest.mark.parametrize("name", ["bars", "coder", "bill"])
+def test_a_finger_drags(hand, name):
+    box = live(hand, name)
+    grip = box.get_by_role("slider").first
+    grip.scroll_into_view_if_needed()
+    before, (x, y) = now(grip), centre(grip)
+    top = hand.evaluate("scrollY")
+    swipe(hand, (x + 12, y), (x - 68, y - 80))  # as broad as a finger is
+    assert now(grip) < before - 0.1
+    assert centre(grip)[0] == pytest.approx(x - 80, abs=3)
+    assert hand.evaluate("scrollY") == top
+
+
+def test_a_finger_beside_a_grip_scrolls(hand):
+    box = live(hand, "bars")
+    x, y = centre(box.get_by_role("slider").first)
+    top = hand.evaluate("scrollY")
+    swipe(hand, (x, y - 40), (x, y - 200))
+    hand.page.wait_for_timeout(300)
+    assert hand.evaluate("scrollY") > top + 50
+    assert now(box.get_by_role("slider").first) == 0.5
+
+
+def test_a_message_is_typed(desk):
+    box = live(desk, "coder")
+    field, said = box.get_by_label("message"), box.get_by_role("status")
+    assert field.input_value() == "001"
+    assert said.text_content() == "width 0.147000 · surprise 2.766 bits · code word 0110, 4 bits"
+    field.fill("")
+    assert said.text_content() == "width 1.000000 · surprise 0.000 bits · code word , 0 bits"
+    field.press_sequentially("0a12b010101011")
+    assert field.input_value() == "01010101"
+    assert box.locator(".beam").count() == 8
+    grip = box.get_by_role("slider")
+    assert grip.get_attribute("aria-label") == "probability of 0"
+    grip.focus()
+    desk.page.keyboard.press("ArrowRight")
+    assert now(grip) == 0.71
+    box.get_by_role("button", name="Reset").click()
+    assert field.input_value() == "001"
+    assert now(grip) == 0.7
+
+
+OVERLAPS = """figure => {
+    const words = [...figure.querySelectorAll("svg text")].filter((text) => text.textContent);
+    const boxes = words.map((text) => [text.textContent, text.getBoundingClientRect()]);
+    const frame = figure.querySelector("svg").getBoundingClientRect();
+    return boxes.flatMap(([one, a], i) => [
+        ...(a.left < frame.left - 2 || a.right > frame.right + 2 || a.top < frame.top - 2
+            || a.bottom > frame.bottom + 2 ? [one] : []),
+        ...boxes.slice(i + 1).filter(([, b]) => a.left < b.right - 1 && b.left < a.right - 1
+            // The boxes of lines hold more than their letters.
+            && a.top < b.bottom - 3.5 && b.top < a.bottom - 3.5).map(([two]) => `${one} | ${two}`),
+    ]);
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 390, 740, 1280])
+def test_words_have_room(browser, address, width):
+    size = {"width": width, "height": 800}
+    with visit(browser, address, size, is_mobile=width < 600, has_touch=True) as tab:
+        box, press = live(tab, "bars"), tab.page.keyboard.press
+        assert box.evaluate(OVERLAPS) == []
+        for grip, key in ((0, "End"), (2, "Home"), (0, "Home"), (1, "Home"), (2, "Home")):
+            box.get_by_role("slider").nth(grip).focus()
+            press(key)
+            assert box.evaluate(OVERLAPS) == []
+        sizes = "all => all.map((text) => parseFloat(getComputedStyle(text).fontSize))"
+        assert min(box.locator("svg text").evaluate_all(sizes)) >= 11
+        box = live(tab, "coder")
+        for key in ("ArrowRight", "Home", "End"):
+            for message in ("", "1", "01", "11111111", "00000000", "01010101"):
+                box.get_by_label("message").fill(message)
+                assert box.evaluate(OVERLAPS) == []
+            box.get_by_role("slider").focus()
+            press(key)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+# What surrounds it
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_nothing_moves_when_figures_become_live(browser, address, viewport):
+    places = """() => [...document.querySelectorAll("article figure, article p")]
+        .filter((box) => box.offsetHeight).map((box) => Math.round(box.getBoundingClientRect().top
+            - document.querySelector("article h1").getBoundingClientRect().top))"""
+    whole = "section { content-visibility: visible !important; }"
+    with visit(browser, address, viewport) as tab:
+        tab.page.add_style_tag(content=whole)
+        live(tab, "bars")
+        live(tab, "coder")
+        after = tab.evaluate(places)
+        assert tab.evaluate("shift") < 0.005
+    # The same page, whose figures do not become live.
+    with visit(browser, "about:blank", viewport) as tab:
+        tab.page.route("**/explorables*", lambda route: route.abort())
+        tab.page.route("**/explorables/*", lambda route: route.abort())
+        tab.page.goto(address)
+        tab.page.add_style_tag(content=whole)
+        tab.scroll_to_the_end()
+        assert tab.page.locator("figure.live").count() == 0
+        assert tab.evaluate(places) == after
+
+
+def test_a_figure_far_away_waits(browser, address):
+    size = {"width": 1280, "height": 300}
+    with visit(browser, address, size) as tab:
+        tab.page.wait_for_timeout(300)
+        assert tab.page.locator("figure.movable").count() == 3
+        assert tab.page.locator("figure.live").count() < 3
+        live(tab, "coder")
+
+
+def test_without_scripts_the_picture_stands(browser, address):
+    with visit(browser, address, java_script_enabled=False) as tab:
+        assert tab.page.locator("figure.movable > img").first.is_visible()
+        assert tab.page.locator("figure.movable figcaption").first.is_visible()
+        assert not tab.page.locator(".explorable").first.is_visible()
+
+
+def test_on_paper_the_picture_stands(desk):
+    box = live(desk, "bars")
+    assert box.locator("svg").is_visible()
+    assert not box.locator("img").is_visible()
+    desk.page.emulate_media(media="print")
+    assert box.locator("img").is_visible()
+    assert not box.locator("svg").is_visible()
+    assert not box.locator(".explorable").is_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(browser, address, theme):
+    with visit(browser, address, color_scheme=theme) as tab:
+        for name in ("bars", "coder", "bill"):
+            live(tab, name)
+        tab.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+        assert tab.violations() == []
+        assert tab.complaints == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_drawing_has_the_colours_of_the_picture(browser, address, theme):
+    """The first frame is the picture: where bars are, the two have nearly the same colours."""
+    with visit(browser, address, color_scheme=theme) as tab:
+        for name in ("bars", "coder", "bill"):
+            box = live(tab, name)
+            box.evaluate("figure => figure.scrollIntoView({ block: 'center' })")
+            part = box.locator("svg .part").first.bounding_box()
+            x, y = part["x"] + 0.2 * part["width"], part["y"] + 0.5 * part["height"]
+            clip = {"x": x, "y": y, "width": 4, "height": 4}
+            shown = [tab.page.screenshot(clip=clip)]
+            box.evaluate("figure => figure.classList.remove('live')")
+            shown.append(tab.page.screenshot(clip=clip))
+            first, second = (
+                np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in shown
+            )
+            assert np.abs(first.astype(int) - second).max() < 24
+
+
+def test_scripts_are_light_and_come_where_they_are_used(site):
+    assets = BOOK / "_assets"
+    for script in (assets / "explorables.js", *(assets / "explorables").glob("*.js")):
+        assert script.stat().st_size < 4500, script.name
+        text = script.read_text("utf-8")
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|animat|transition", text)
+    there = (site / "chapters/01-hand.html").read_text("utf-8")
+    names = re.findall(r'<script defer="defer" src="[^"]*?(explorables[\w/]*)\.js', there)
+    kinds = "bars", "bill", "coder"
+    assert names == ["explorables", *(f"explorables/{kind}" for kind in kinds)]
+    assert "explorables" not in (site / "index.html").read_text("utf-8")
+
+
+def test_words_are_in_the_page_and_not_in_the_search(site):
+    soup = BeautifulSoup((site / "chapters/01-hand.html").read_text("utf-8"), "html.parser")
+    figure = soup.find(id="fig-area")
+    kinds = [tag.name for tag in figure.find_all(recursive=False)]
+    assert kinds == ["img", "div", "figcaption"]
+    words = [word.text.strip() for word in figure.select(".explorable li")]
+    assert words == ["Reset", "probability", "surprise", "area", "entropy", "bits"]
+    records = (site / "_static/search-records.js").read_text("utf-8")
+    assert "How much does a message surprise" in records
+    assert "Move a border" not in records
+
+
+def test_the_plain_notebook_has_a_line_in_its_place(site):
+    notebook = nbformat.read(site / "notebooks/01-hand.ipynb", 4)
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "explorable" not in text
+    assert ":start:" not in text
+    lines = re.findall(
+        r"On the page of this chapter \[this figure\]\(\S+/01-hand\.html#(.*?)\)", text
+    )
+    assert lines == ["fig-area", "fig-coder", "fig-bill"]
+
+
+def test_a_strict_build_refuses_what_is_amiss(tmp_path):
+    words = "- Reset\n- probability\n- surprise\n- area\n- entropy\n- bits\n"
+    state = ':start: {"p": [0.5, 0.5]}\n'
+    blocks = [
+        f"```{{explorable}} none\n:figure: fig\n{state}\nMove.\n\n{words}```\n",
+        f"```{{explorable}} bars\n:figure: fig-none\n{state}\nMove.\n\n{words}```\n",
+        f"```{{explorable}} bars\n:figure: fig\n:start: {{p\n\nMove.\n\n{words}```\n",
+        f"```{{explorable}} bars\n:figure: fig\n{state}\nMove.\n\n- Reset\n```\n",
+        f"```{{explorable}} bars\n:figure: fig\n{state}\nMove.\n```\n",
+        f"```{{explorable}} bars\n:figure: fig\n\nMove.\n\n{words}```\n",
+    ]
+    page, lines = "# Damage\n\n", []
+    for block in blocks:
+        lines.append(page.count("\n") + 1)
+        page += block + "\n"
+    built = book(tmp_path, {"_toc.yml": "format: jb-book\nroot: index\n", "index.md": page})
+    assert built.returncode != 0
+    said = built.stdout + built.stderr
+    for line, complaint in zip(
+        lines,
+        (
+            "no explorable is called none: there are bars, bill, coder",
+            "explorable bars: no figure of this page is called fig-none",
+            "start",
+            "explorable bars has 1 words in place of 6: reset, probability",
+            "explorable bars holds one paragraph and one list of words",
+            "explorable bars has no start",
+        ),
+        strict=True,
+    ):
+        assert re.search(rf"index\.md:{line}: (WARNING|ERROR): .*{complaint}", said), (
+            f"{line}: {complaint}\n{said}"
+        )
