@@ -1,4 +1,4 @@
-"""The benchmark's command on small shapes, and the record that chapter 7 reads."""
+"""The benchmark's command on small shapes, and the record that the chapter on kernels reads."""
 
 import datetime
 import json

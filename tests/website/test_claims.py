@@ -113,7 +113,7 @@ def test_no_row_without_words(subject):
     for row in ROWS[subject]:
         assert list(row) == ["id", "chapter", "verdict", "claim", "statement"], row["id"]
         assert re.fullmatch(r"S[0-4]-\d\d+", row["id"])
-        assert row["chapter"] in {*map(str, range(1, 13)), "A"}, row["id"]
+        assert row["chapter"] in {*map(str, range(1, 23)), "A"}, row["id"]
         for words in (row["claim"], row["statement"]):
             assert len(words.split()) >= 3 or "$" in words, row["id"]
             assert "TO BE WRITTEN" not in words, row["id"]
@@ -126,9 +126,7 @@ def test_no_row_without_words(subject):
 
 @every_chapter
 def test_every_id_in_a_chapter_has_a_row(page):
-    claims = {claim for claim, _, _ in named(text(page))}
-    assert claims
-    assert claims <= set(ROW)
+    assert {claim for claim, _, _ in named(text(page))} <= set(ROW)
 
 
 def test_what_is_still_to_be_written_is_counted():
@@ -185,7 +183,7 @@ def test_every_entry_leads_to_the_place_that_decides_it(subject):
 def test_a_box_leads_to_the_claims_that_it_decides(page):
     titles = re.findall(r"\{admonition\} (.+) \((S.*)\)", text(page))
     boxes = html(page).select(".often-said:has(.claim-links)")
-    assert len(boxes) == len(titles) > 0
+    assert len(boxes) == len(titles)
     for box, (title, claims) in zip(boxes, titles, strict=True):
         head = box.select_one(".admonition-title")
         assert head.text.startswith(title)

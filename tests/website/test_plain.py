@@ -103,6 +103,13 @@ def test_what_is_often_said_stands_in_a_box_of_its_own(page):
 
 
 @every_chapter
+def test_a_check_is_the_call_to_make(page):
+    names = re.findall(r"^```\{check\} (\S+)$", (BOOK / f"{page}.md").read_text("utf-8"), re.M)
+    calls = re.findall(r'^from celib\.exercises import check\ncheck\("([^"]+)', text(page), re.M)
+    assert calls == names
+
+
+@every_chapter
 def test_solutions_are_folded_up_to_the_next_heading(page):
     notebook, level = plain(page), None
     folded = set(notebook.metadata["colab"]["collapsed_sections"])

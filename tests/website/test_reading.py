@@ -6,10 +6,11 @@ import pdf
 import pytest
 from bs4 import BeautifulSoup
 
-from website.built import CHAPTERS, PAGES, SITE, every_chapter, html
+from website.built import PAGES, SITE, every_chapter, html
 from website.visits import PHONE, visit
 
-PAGE = "chapters/02-cross-entropy"
+PAGE = "chapters/04-wrong-code"
+MAPS = "chapters/03-two-variables"
 
 
 @pytest.fixture
@@ -29,15 +30,16 @@ def hand(browser, origin):
 # Whether one sees where the focus is; if not, where it is.
 SEEN = """() => {
     const here = document.activeElement;
-    const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(here);
+    const ringed = here.matches(".grip") ? here.lastElementChild : here; // the knob of a slider
+    const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(ringed);
     const outlined = outlineStyle !== "none" && parseFloat(outlineWidth) > 0;
     return outlined || boxShadow !== "none" || here === document.body || here.outerHTML;
 }"""
 PREVIEWS = {
     "a term": ("../glossary.html#term-cross-entropy", "The mean, under a reference distribution"),
-    "a statement": ("#thm-decomposition", "Theorem 2.1 (Total equals entropy plus extra)"),
-    "an equation": ("#equation-eq-decomposition", "(2.3)"),
-    "an exercise": ("#ex-gaps", "Exercise 2.2"),
+    "a statement": ("#thm-decomposition", "Theorem 4.1 (Total equals entropy plus extra)"),
+    "an equation": ("#equation-eq-decomposition", "(4.3)"),
+    "an exercise": ("#ex-gaps", "Exercise 4.8"),
     "a work": ("../bibliography.html#endres2003", "A new metric for probability distributions"),
 }
 
@@ -99,7 +101,7 @@ def test_entries_link_back_to_where_they_are_used():
         assert len(used) >= 0.9 * len(entries)
     # The first term that this chapter names, and the section where it does.
     entry = html("glossary").find(id="term-cross-entropy").find_next("p", class_="used")
-    assert f"{PAGE}.html#coding-with-the-wrong-book" in {a["href"] for a in entry.find_all("a")}
+    assert f"{PAGE}.html#the-whole-bill-and-the-extra" in {a["href"] for a in entry.find_all("a")}
 
 
 @every_chapter
@@ -159,7 +161,11 @@ def test_the_list_at_the_side_follows(desk):
 
 def test_drawers_of_a_phone_close(hand):
     for toggle, drawer, link in (
-        (".secondary-toggle", "#pst-secondary-sidebar-modal", "a[href='#gibbs-inequality']"),
+        (
+            ".secondary-toggle",
+            "#pst-secondary-sidebar-modal",
+            "a[href='#the-extra-is-never-negative']",
+        ),
         (".primary-toggle", "#pst-primary-sidebar-modal", None),
     ):
         box = hand.locator(drawer)
@@ -219,7 +225,7 @@ def test_the_print_is_tagged_and_has_an_outline(browser, tmp_path):
 
 
 def test_maps_of_colour_stay_themselves_in_the_dark(browser, origin):
-    with visit(browser, f"{origin}/{CHAPTERS[0]}.html", color_scheme="dark") as tab:
+    with visit(browser, f"{origin}/{MAPS}.html", color_scheme="dark") as tab:
         filters = tab.page.locator("article img").evaluate_all(
             """all => all.map((img) =>
                  [img.classList.contains("shaded"), getComputedStyle(img).filter])"""
