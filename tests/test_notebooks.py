@@ -11,7 +11,7 @@ import notebooks
 import pytest
 import yaml
 
-from celib import exercises
+from celib.exercises import asked as exercises
 from conftest import same_figure
 
 BOOK = Path(notebooks.BOOK)

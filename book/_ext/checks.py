@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 # The library of this repository, installed or not.
 sys.path.insert(0, str(Path(__file__).parents[2]))
-exercises = import_module("celib.exercises")
+exercises = import_module("celib.exercises.asked")
 
 WORDS = exercises.WORDS | {
     "check": "Check",

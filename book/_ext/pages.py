@@ -48,6 +48,10 @@ def add_description(app, pagename, templatename, context, doctree):
         f'<meta property="og:site_name" content="{escape(app.config.html_title)}">'
         f'<meta property="og:description" content="{escape(description)}">'
     )
+    # The columns of a table have their widths when all of it is there: nothing is drawn before.
+    if doctree and pagename != "index" and any(doctree.findall(nodes.table)):
+        first = next(doctree.findall(nodes.section))["ids"][0]
+        tags += f'<link rel="expect" href="#{first}" blocking="render">'
     context["metatags"] = context.get("metatags", "") + tags
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celib.exercises import WORDS, Exercise, Unusable, array_of, near
+from celib.exercises.asked import WORDS, Exercise, Unusable, array_of, near
 
 Arguments = tuple[Any, ...]
 Function = Callable[..., Any]

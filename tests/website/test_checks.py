@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celib import exercises
+import celib.exercises
+from celib.exercises import asked as exercises
+from celib.exercises import check
 from website.built import BOOK, CHAPTERS, html
 from website.visits import PHONE, visit
 
@@ -17,7 +19,7 @@ DATA = Path(__file__).parents[1]
 BUILD = """
 import sys
 from pathlib import Path
-from celib import exercises
+from celib.exercises import asked as exercises
 exercises.FOLDER = Path(sys.argv.pop(1))
 from jupyter_book.cli.main import main
 main()
@@ -59,7 +61,7 @@ def address(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No test leaves hints behind that it was given."""
-    monkeypatch.setattr(exercises, "_given", {})
+    monkeypatch.setattr(celib.exercises, "_given", {})
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def compare(page, name):
     # The page has set the sentences of the data, with their formulas.
     as_set = dict(zip([says for _, says in asked.mistakes], sentences, strict=True))
     for answer, verdict in zip(answers, verdicts, strict=True):
-        says = exercises.check(name, answer).says
+        says = check(name, answer).says
         assert verdict == as_set.get(says, says), f"{name}: {answer!r}"
     assert {"Right.", *sentences} <= set(verdicts)
 
