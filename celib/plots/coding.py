@@ -107,12 +107,9 @@ def nested_intervals(
     """
     # Its places are those of book/_assets/explorables/coder.js.
     across, height, left, wide = 614, 394, 1, 612
-    ax = sheet(across, height)
+    ax, write = sheet(across, height)
     pitch = min(92, (height - 90) / max(1, len(message)))
     bar = max(11, min(26, pitch - 22))
-
-    def write(x: float, y: float, text: str, ha: str = "center", weight: str = "normal") -> None:
-        ax.text(x, y, text, ha=ha, va="baseline", fontsize=9, weight=weight)
 
     def part(start: float, end: float, y: float, colour: str, alpha: float) -> None:
         ax.bar(
@@ -142,7 +139,7 @@ def nested_intervals(
             for each, (a, b) in enumerate(((0, split), (split, 1))):
                 taken = i < len(message) and message[i] == each
                 part(a, b, y, COLOURS[each], 0.75 if taken else 0.22)
-                write(left + (a + b) / 2 * wide, y + bar / 2 + 4, f"{each}")
+                write(left + (a + b) / 2 * wide, y + bar / 2 + 4, f"{each}", "center")
         else:
             part(0, 1, y, COLOURS[message[-1]], 0.22)
         for (x_, ha), number in zip(places, (start, size, start + size), strict=True):
@@ -152,9 +149,9 @@ def nested_intervals(
         end = begin + 2.0 ** -len(word) / width[-1]
         part(begin, end, y, COLOURS[2], 0.75)
         if (end - begin) * wide > 8 * len(word):
-            write(left + (begin + end) / 2 * wide, y + bar / 2 + 4, word)
+            write(left + (begin + end) / 2 * wide, y + bar / 2 + 4, word, "center")
     surprise = float(-np.log2(width[-1]))
     note = f"width {width[-1]:.6f} · surprise {surprise:.3f} bits"
-    write(across / 2, height - 26, note)
-    write(across / 2, height - 6, f"code word {word}, {len(word)} bits", weight="bold")
+    write(across / 2, height - 26, note, "center")
+    write(across / 2, height - 6, f"code word {word}, {len(word)} bits", "center", "bold")
     return ax

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from celib.plots.style import COLOURS, draw_simplex, on_simplex, sheet
+from celib.plots.style import COLOURS, bits_axis, draw_simplex, on_simplex, sheet
 
 __all__ = [
     "bill",
@@ -128,7 +128,7 @@ def bills(p: np.ndarray, lengths: Sequence[np.ndarray], outcomes: Sequence[str])
     return first
 
 
-def bill(p: np.ndarray, q: np.ndarray, names: Sequence[str], top: float = 5) -> Axes:
+def bill(p: np.ndarray, q: np.ndarray, names: Sequence[str], top: int = 5) -> Axes:
     """What a code made for q costs where p is true, and below the probabilities of the code.
 
     Outcomes are as wide as they are probable and as high as they are long; dashed, as high as with
@@ -140,18 +140,8 @@ def bill(p: np.ndarray, q: np.ndarray, names: Sequence[str], top: float = 5) -> 
     # Its places are those of book/_assets/explorables/bill.js.
     width, height, left, top_edge = 614, 394, 22, 26
     right, base, strip = width - 112, height - 96, height - 40
-    ax = sheet(width, height)
-
-    def y(bits: float) -> float:
-        return base - min(bits, top) / top * (base - top_edge)
-
-    def write(x: float, at: float, text: str, ha: str = "left", weight: str = "normal") -> None:
-        ax.text(x, at, text, ha=ha, va="baseline", fontsize=9, weight=weight)
-
-    write(0, 12, "price (bits)")
-    for bits in range(int(top) + 1):
-        write(left - 8, y(bits) + 4, f"{bits}", "right")
-        ax.plot([left - 4, left], [y(bits), y(bits)], color="black", linewidth=0.8)
+    ax, write = sheet(width, height)
+    y = bits_axis(ax, write, "price", (left, base, top_edge), top)
     here, there = (left + (np.cumsum(x) - x) * (right - left) for x in (p, q))
     for i, name in enumerate(names):
         colour, wide = COLOURS[i], p[i] * (right - left)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.tri import Triangulation
 
-from celib.plots.style import COLOURS, draw_simplex, on_simplex, sheet
+from celib.plots.style import COLOURS, bits_axis, draw_simplex, on_simplex, sheet
 
 __all__ = [
     "binary_entropy",
@@ -34,7 +34,7 @@ def self_information(p: np.ndarray, nats: np.ndarray) -> Axes:
     return ax
 
 
-def surprise_areas(p: np.ndarray, names: Sequence[str], top: float = 5) -> Axes:
+def surprise_areas(p: np.ndarray, names: Sequence[str], top: int = 5) -> Axes:
     """Outcomes as wide as their probability and as high as their surprise: entropy as an area.
 
     The solid line is the entropy in bits, which is the mean height; the dashed one is that of a
@@ -47,24 +47,14 @@ def surprise_areas(p: np.ndarray, names: Sequence[str], top: float = 5) -> Axes:
     entropy, level = float(area.sum()), float(np.log2(len(p)))
     # Its places are those of book/_assets/explorables/bars.js.
     width, height, left, right, first, base = 614, 394, 22, 530, 84, 294
-    ax = sheet(width, height)
-
-    def y(bits: float) -> float:
-        return base - bits / top * (base - 26)
-
-    def write(x: float, at: float, text: str, ha: str = "left", weight: str = "normal") -> None:
-        ax.text(x, at, text, ha=ha, va="baseline", fontsize=9, weight=weight)
-
-    write(0, 12, "surprise (bits)")
-    for bits in range(int(top) + 1):
-        write(left - 8, y(bits) + 4, f"{bits}", "right")
-        ax.plot([left - 4, left], [y(bits), y(bits)], color="black", linewidth=0.8)
+    ax, write = sheet(width, height)
+    y = bits_axis(ax, write, "surprise", (left, base, 26), top)
     edges = left + np.concatenate([[0], np.cumsum(p)]) * (right - left)
     column = (right - first) / len(p)
     for i, name in enumerate(names):
         colour, start, wide = COLOURS[i], edges[i], p[i] * (right - left)
         if p[i] > 0:
-            high = y(min(top, surprise[i]))
+            high = y(surprise[i])
             ax.bar(start, base - high, wide, high, align="edge", color=colour, alpha=0.75)
             if surprise[i] > top:
                 ax.plot(start + wide / 2, high - 6, "^", color=colour, markersize=7)

@@ -1,13 +1,13 @@
 """The look of the figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "draw_simplex", "on_simplex", "sheet", "use_house_style"]
+__all__ = ["COLOURS", "bits_axis", "draw_simplex", "on_simplex", "sheet", "use_house_style"]
 
 # Okabe and Ito's palette, apart for readers with any common form of colour blindness, without
 # its yellow, which is too pale for a line on white.
@@ -66,11 +66,37 @@ def draw_simplex(names: Sequence[str]) -> Axes:
     return ax
 
 
-def sheet(width: float, height: float) -> Axes:
-    """An empty figure measured as a page of the site is: pixels of 1/96 inch from the top left."""
+def sheet(width: float, height: float) -> tuple[Axes, Callable[..., None]]:
+    """An empty figure measured as a page of the site is: pixels of 1/96 inch from the top left.
+
+    Beside it, what writes on it: x, y and the text.
+    """
     figure = plt.figure(figsize=(width / 96, height / 96))
     figure.set_layout_engine("none")
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.set_axis_off()
-    return ax
+
+    def write(x: float, y: float, text: str, ha: str = "left", weight: str = "normal") -> None:
+        ax.text(x, y, text, ha=ha, va="baseline", fontsize=9, weight=weight)
+
+    return ax, write
+
+
+def bits_axis(
+    ax: Axes, write: Callable[..., None], word: str, place: tuple[float, float, float], top: int
+) -> Callable[[float], float]:
+    """The vertical axis of boxes on a sheet, from 0 to ``top`` bits; returned is where bits are.
+
+    ``place`` has its x and the y of its lower and its upper end.
+    """
+    left, base, high = place
+
+    def y(bits: float) -> float:
+        return base - min(bits, top) / top * (base - high)
+
+    write(0, 12, f"{word} (bits)")
+    for bits in range(top + 1):
+        write(left - 8, y(bits) + 4, f"{bits}", "right")
+        ax.plot([left - 4, left], [y(bits), y(bits)], color="black", linewidth=0.8)
+    return y

@@ -1,6 +1,9 @@
 """The built site as files: which pages there are, and what is in them (``make book`` builds it)."""
 
 import functools
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,20 @@ def ids(page):
 
 def source(page):
     return next(path for end in (".ipynb", ".md", ".rst") if (path := BOOK / (page + end)).exists())
+
+
+MAIN = "from jupyter_book.cli.main import main; main()"
+
+
+def small_book(folder, contents, main=MAIN, *arguments):
+    """The strict build of other contents by the real extensions, whatever came of it."""
+    for name in ("_ext", "_assets", "_templates"):
+        shutil.copytree(BOOK / name, folder / name)
+    for name in ("_config.yml", "references.bib"):
+        shutil.copy(BOOK / name, folder)
+    for name, text in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
+    build = "build", folder, "-W", "-n", "--keep-going"
+    command = [sys.executable, "-c", main, *map(str, (*arguments, *build))]
+    return subprocess.run(command, capture_output=True, text=True, cwd=BOOK.parent)

@@ -1,9 +1,6 @@
 """The check of an answer in the page, which says what ``celib.exercises.check`` says."""
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 import celib.exercises
 from celib.exercises import asked as exercises
 from celib.exercises import check
-from website.built import BOOK, CHAPTERS, html
+from website.built import BOOK, CHAPTERS, html, small_book
 from website.visits import PHONE, visit
 
 DATA = Path(__file__).parents[1]
@@ -38,14 +35,8 @@ TEXTS = [
 
 def built(folder, text):
     """The page of a book of one page, with the exercises of the tests; or what the build said."""
-    for name in ("_ext", "_assets", "_templates"):
-        shutil.copytree(BOOK / name, folder / name)
-    for name in ("_config.yml", "references.bib"):
-        shutil.copy(BOOK / name, folder)
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: index\n")
-    (folder / "index.md").write_text(text)
-    command = [sys.executable, "-c", BUILD, DATA, "build", folder, "-W", "-n", "--keep-going"]
-    build = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=BOOK.parent)
+    contents = {"_toc.yml": "format: jb-book\nroot: index\n", "index.md": text}
+    build = small_book(folder, contents, BUILD, DATA)
     return folder / "_build/html/index.html", build.stdout + build.stderr
 
 

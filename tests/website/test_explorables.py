@@ -2,9 +2,6 @@
 
 import io
 import re
-import shutil
-import subprocess
-import sys
 from fractions import Fraction
 
 import matplotlib
@@ -17,7 +14,7 @@ from PIL import Image
 
 from celib import plots
 from celib.information import cross_entropy, entropy, kl_divergence, self_information
-from website.built import BOOK
+from website.built import BOOK, small_book
 from website.visits import DESKTOP, PHONE, served, visit
 
 BARS = """# Hand
@@ -98,20 +95,6 @@ def figure(name, svg):
     return cell
 
 
-def book(folder, contents):
-    for name in ("_ext", "_assets", "_templates"):
-        shutil.copytree(BOOK / name, folder / name)
-    for name in ("_config.yml", "references.bib"):
-        shutil.copy(BOOK / name, folder)
-    (folder / "chapters").mkdir()
-    for name, text in contents.items():
-        (folder / name).write_text(text, "utf-8")
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-    return subprocess.run(
-        [*command, str(folder), "-W", "-n", "--keep-going"], capture_output=True, text=True
-    )
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     areas = drawing(lambda: plots.surprise_areas(np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8]), "ABCD"))
@@ -140,7 +123,7 @@ def site(tmp_path_factory):
     }
     notebook.metadata["language_info"] = {"name": "python"}
     folder = tmp_path_factory.mktemp("hand")
-    built = book(
+    built = small_book(
         folder,
         {
             "_toc.yml": "format: jb-book\nroot: index\nchapters:\n- file: chapters/01-hand\n",
@@ -597,7 +580,7 @@ def test_a_strict_build_refuses_what_is_amiss(tmp_path):
     for block in blocks:
         lines.append(page.count("\n") + 1)
         page += block + "\n"
-    built = book(tmp_path, {"_toc.yml": "format: jb-book\nroot: index\n", "index.md": page})
+    built = small_book(tmp_path, {"_toc.yml": "format: jb-book\nroot: index\n", "index.md": page})
     assert built.returncode != 0
     said = built.stdout + built.stderr
     for line, complaint in zip(

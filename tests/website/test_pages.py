@@ -2,9 +2,7 @@
 
 import io
 import re
-import shutil
 import subprocess
-import sys
 from urllib.parse import unquote, urljoin, urlsplit
 from zipfile import ZipFile
 
@@ -32,6 +30,7 @@ from website.built import (
     every_source,
     html,
     ids,
+    small_book,
     source,
 )
 from website.visits import PHONE, visit
@@ -218,21 +217,17 @@ def test_the_address_stands_where_make_address_fills_it_in():
 
 
 def test_a_strict_build_refuses_damage(tmp_path):
-    for name in ("_ext", "_assets", "_templates"):
-        shutil.copytree(BOOK / name, tmp_path / name)
-    for name in ("_config.yml", "references.bib"):
-        shutil.copy(BOOK / name, tmp_path)
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: absent\n")
-    (tmp_path / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-    (tmp_path / "index.md").write_text(
+    page = (
         "# Damage\n\nA formula $\\frac{1}$, a link [](nowhere.md), a term {term}`nothing`.\n\n"
         "Accents in a formula: $é$.\n\n![](drawing.svg)\n\n"
         "A work {cite:p}`unknown`, an equation {eq}`eq-none`, a theorem {prf:ref}`thm-none`.\n"
     )
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-    build = subprocess.run(
-        [*command, str(tmp_path), "-W", "-n", "--keep-going"], capture_output=True, text=True
-    )
+    contents = {
+        "_toc.yml": "format: jb-book\nroot: index\nchapters:\n- file: absent\n",
+        "drawing.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "index.md": page,
+    }
+    build = small_book(tmp_path, contents)
     assert build.returncode != 0
     said = build.stdout + build.stderr
     for complaint in (
