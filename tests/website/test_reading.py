@@ -1,10 +1,13 @@
 """What a reader does with a page: looking ahead, folding, tapping (``make book`` builds it)."""
 
+import io
 import json
 
+import numpy as np
 import pdf
 import pytest
 from bs4 import BeautifulSoup
+from PIL import Image
 
 from website.built import PAGES, SITE, every_chapter, html
 from website.visits import PHONE, visit
@@ -232,3 +235,21 @@ def test_maps_of_colour_stay_themselves_in_the_dark(browser, origin):
         )
     assert {shaded for shaded, _ in filters} == {True, False}
     assert all(("invert" in drawn) != shaded for shaded, drawn in filters), json.dumps(filters)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_drawing_stands_on_the_page(browser, origin, theme):
+    """Its own white paper is not seen: the corner of the picture is what is beside it."""
+    with visit(browser, f"{origin}/{MAPS}.html", color_scheme=theme) as tab:
+        picture = tab.page.locator("#fig-information-bars img")
+        picture.evaluate("picture => picture.scrollIntoView({ block: 'center' })")
+        picture.evaluate("picture => picture.decode()")
+        box = picture.bounding_box()
+        inside, outside = (
+            tab.page.screenshot(clip={"x": x, "y": box["y"] + 1, "width": 2, "height": 2})
+            for x in (box["x"] + 1, box["x"] - 4)
+        )
+        colours = [
+            np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int) for png in (inside, outside)
+        ]
+    assert abs(colours[0] - colours[1]).max() <= 2
