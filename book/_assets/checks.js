@@ -8,8 +8,11 @@
     const [, over, under = "1"] = form.exec(text)?.map((found) => found?.replace(",", ".")) ?? [];
     return over / under;
   };
+  // Commas that may set off thousands. They decide only if the number is then one that is known.
+  const grouped = /^[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+$/;
+  const minus = (text) => text.replaceAll("\u2212", "-").trim();
   const read = (text, many) => {
-    text = text.replaceAll("\u2212", "-").trim();
+    text = minus(text);
     const parts = many ? text.split(/[\s[\](),;]+/).filter(Boolean) : [text];
     const found = parts.map(number);
     return found.length && found.every(Number.isFinite) ? found : null;
@@ -24,7 +27,9 @@
 
     const judge = (text) => {
       if (text === null) return words.choose;
-      const found = read(text, many);
+      const whole = !many && grouped.test(minus(text)) && [+minus(text).replaceAll(",", "")];
+      const known = whole && [right, ...wrong].some(matches(whole));
+      const found = known ? whole : read(text, many);
       if (!found) return many ? words.numbers : words.number;
       if (matches(found)(right)) return words.right;
       const mistake = wrong.findIndex(matches(found));

@@ -8,6 +8,17 @@ explorables.svg = (tag, attributes, ...inside) => {
   return made;
 };
 
+explorables.pen = () => {
+  const shapes = [];
+  const draw = (tag, attributes, ...inside) => shapes.push(explorables.svg(tag, attributes, ...inside));
+  const write = (text, x, y, anchor = "start", kind = "") =>
+    draw("text", { x, y, "text-anchor": anchor, class: kind }, text);
+  const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
+  return { shapes, draw, write, line };
+};
+
+explorables.shown = (x) => (x === Infinity ? "∞" : x.toFixed(3));
+
 explorables.begin = (figure) => {
   const { svg } = explorables;
   const KEYS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10, Home: -1e9, End: 1e9 };

@@ -2,7 +2,8 @@
 
 It stands after the figure that it makes movable, which stays the first frame. The script of an
 explorable is ``_assets/explorables/NAME.js``; its first line lists the words that it draws, and
-the directive brings them as a list, so that a translation finds them with the rest of the text.
+the directive brings them as a list, so that a translation finds them with the rest of the text. A
+line ``With`` below it names a script of ``_assets/explorables/parts`` that it shares with others.
 """
 
 import json
@@ -16,6 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 
 SCRIPTS = Path(__file__).parents[1] / "_assets/explorables"
 WORDS = re.compile(r"// Words: (.+?)(, \.\.\.)?\.\n")
+WITH = re.compile(r"^// With: (\w+)\.$", re.MULTILINE)
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,9 @@ def place(app, doctree):
 
 def add_scripts(app, pagename, templatename, context, doctree):
     used = sorted({node["name"] for node in doctree.findall(explorable)}) if doctree else ()
-    for name in ("explorables", *(f"explorables/{name}" for name in used)) if used else ():
+    texts = [(SCRIPTS / f"{name}.js").read_text("utf-8") for name in used]
+    shared = sorted({f"parts/{part}" for text in texts for part in WITH.findall(text)})
+    for name in ("explorables", *(f"explorables/{name}" for name in shared + used)) if used else ():
         app.add_js_file(f"{name}.js", defer="defer")
 
 

@@ -8,7 +8,10 @@ import inspect
 
 from celib.plots.calibration import *
 from celib.plots.coding import *
+from celib.plots.coins import *
 from celib.plots.divergence import *
+from celib.plots.evidence import *
+from celib.plots.geometry import *
 from celib.plots.gradients import *
 from celib.plots.information import *
 from celib.plots.kernels import *

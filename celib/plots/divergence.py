@@ -1,4 +1,4 @@
-"""The figures of the chapter on cross-entropy and KL divergence."""
+"""The figures of the chapter on cross-entropy, the wrong code."""
 
 from collections.abc import Sequence
 
@@ -6,18 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from celib.plots.style import COLOURS, bits_axis, draw_simplex, on_simplex, sheet
+from celib.plots.style import COLOURS, bits_axis, sheet
 
-__all__ = [
-    "bill",
-    "bills",
-    "entropy_and_excess",
-    "forward_and_reverse",
-    "loss_by_order",
-    "pinsker",
-    "projection",
-    "relative_errors",
-]
+__all__ = ["bill", "bills", "entropy_and_excess", "relative_errors"]
 
 
 def entropy_and_excess(names: Sequence[str], entropy: np.ndarray, excess: np.ndarray) -> Axes:
@@ -46,64 +37,6 @@ def relative_errors(distance: np.ndarray, subtracted: np.ndarray, summed: np.nda
     ax.set_xlabel("relative distance of $Q$ from $P$")
     ax.set_ylabel("relative error")
     ax.legend(loc=(0.02, 0.2))
-    return ax
-
-
-def pinsker(variation: np.ndarray, divergence: np.ndarray) -> Axes:
-    """Random pairs of distributions, and the curve below which none can lie."""
-    _, ax = plt.subplots()
-    ax.plot(variation, divergence, ".", color=COLOURS[0], markersize=3, alpha=0.5, rasterized=True)
-    grid = np.linspace(0, 1, 101)
-    ax.plot(grid, 2 * grid**2, color=COLOURS[1], label="$2\\,V^2$")
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 3)
-    ax.set_xlabel("total variation $V(P, Q)$")
-    ax.set_ylabel(r"$D_{KL}(P\Vert Q)$ in nats")
-    ax.legend(loc="upper left")
-    return ax
-
-
-def forward_and_reverse(
-    x: np.ndarray, target: np.ndarray, forward: np.ndarray, reverse: np.ndarray
-) -> Axes:
-    """A target density, and its closest normal density in either direction of the divergence."""
-    _, ax = plt.subplots()
-    ax.fill_between(x, target, color="#dddddd", label="$P$")
-    ax.plot(x, forward, color=COLOURS[0], label=r"smallest $D_{KL}(P\Vert Q)$")
-    ax.plot(x, reverse, color=COLOURS[1], linestyle="--", label=r"smallest $D_{KL}(Q\Vert P)$")
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("$x$")
-    ax.set_ylabel("probability of a cell of the grid")
-    ax.legend(loc="upper right")
-    return ax
-
-
-def projection(family: np.ndarray, same_mean: np.ndarray, p: np.ndarray, best: np.ndarray) -> Axes:
-    """A one-parameter family in the simplex, a distribution, and its moment projection."""
-    ax = draw_simplex(["0", "1", "2"])
-    ax.plot(*on_simplex(family), color=COLOURS[0], label="exponential family")
-    ax.plot(*on_simplex(same_mean), color=COLOURS[1], linestyle="--", label="same mean as $P$")
-    for point, name, offset in ((p, "$P$", (8, 5)), (best, r"$\hat Q$", (7, 4))):
-        ax.plot(*on_simplex(point), "o", color="black", markersize=5)
-        ax.annotate(name, on_simplex(point), offset, textcoords="offset points")
-    ax.legend(loc="upper right")
-    return ax
-
-
-def loss_by_order(orders: np.ndarray, train: np.ndarray, test: np.ndarray) -> Axes:
-    """Cross-entropy per character by order of the model: a line a fold, bits."""
-    _, ax = plt.subplots()
-    for losses, colour, style, name in (
-        (train, COLOURS[0], "--", "text it was fitted to"),
-        (test, COLOURS[1], "-", "text held out"),
-    ):
-        lines = ax.plot(orders, losses.T, color=colour, linestyle=style, linewidth=1.1)
-        lines[0].set_label(name)
-    ax.set_xticks(orders)
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("order: characters of context")
-    ax.set_ylabel("bits per character")
-    ax.legend()
     return ax
 
 

@@ -96,7 +96,8 @@ def typical_surprise(curves: dict[int, tuple[np.ndarray, np.ndarray]], entropy: 
     """How likely each surprise per toss is: by number of tosses, the bits and their probability."""
     _, ax = plt.subplots()
     for tosses, (bits, mass) in curves.items():
-        ax.plot(bits, mass / (bits[1] - bits[0]), label=f"{tosses} tosses")
+        density = mass / (bits[1] - bits[0])
+        ax.plot(bits, density, drawstyle="steps-mid", label=f"{tosses} tosses")
     ax.axvline(entropy, color="0.35", linestyle="--", linewidth=1.2)
     ax.set(xlabel="surprise in bits per toss", ylabel="density", xlim=(0.1, 1.2), ylim=(0, None))
     ax.legend()
@@ -137,7 +138,8 @@ def neighbour_counts(first: np.ndarray, second: np.ndarray) -> Axes:
     norm = LogNorm(1, max(first.max(), second.max()))
     # Few colours, and two levels in one, make a small file.
     colours = plt.get_cmap("cividis", 8)
-    for ax, counts in zip(axes, (first, second), strict=True):
+    for ax, counts, title in zip(axes, (first, second), ("temple", "flower"), strict=True):
+        ax.set_title(title, fontsize=10.5)
         halved = counts.reshape(128, 2, 128, 2).sum(axis=(1, 3))
         image = ax.imshow(
             halved.T, colours, norm, origin="lower", extent=(0, 256, 0, 256), interpolation="none"

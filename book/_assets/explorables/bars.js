@@ -2,9 +2,8 @@
 // Outcomes as wide as they are probable and as high as they are surprising: entropy is the area.
 // Further words name the outcomes. state: { p }.
 {
-  const { svg } = explorables, TOP = 5; // bits that are drawn
+  const { pen, shown } = explorables, TOP = 5; // bits that are drawn
   const tidy = (x) => Math.max(0, Number(x.toFixed(12)));
-  const shown = (x) => (x === Infinity ? "∞" : x.toFixed(3));
 
   explorables.bars = {
     compute({ p }) {
@@ -24,11 +23,7 @@
       const names = p.map((_, i) => given[i] ?? "ABCDEF"[i]);
       const left = 22, right = width - (width < 480 ? 62 : 84), top = 26, base = height - 100;
       const x = (at) => left + at * (right - left), y = (b) => base - (b / TOP) * (base - top);
-      const shapes = [];
-      const draw = (tag, attributes, ...inside) => shapes.push(svg(tag, attributes, ...inside));
-      const write = (text, tx, ty, anchor = "start", kind = "") =>
-        draw("text", { x: tx, y: ty, "text-anchor": anchor, class: kind }, text);
-      const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
+      const { shapes, draw, write, line } = pen();
 
       write(`${surprising} (${bits})`, 0, 12);
       for (let b = 0; b <= TOP; b++) {

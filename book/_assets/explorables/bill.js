@@ -2,9 +2,8 @@
 // What a code costs that was made for q, where p is true. Outcomes are as wide as they are probable
 // and as high as they are long; the strip below has the probabilities of the code. state: { p, q }.
 {
-  const { svg } = explorables, TOP = 5; // bits that are drawn
+  const { pen, shown } = explorables, TOP = 5; // bits that are drawn
   const tidy = (x) => Math.max(0, Number(x.toFixed(12)));
-  const shown = (x) => (x === Infinity ? "∞" : x.toFixed(3));
   const mean = (p, of) => p.reduce((sum, x, i) => (x ? sum + x * of[i] : sum), 0);
 
   explorables.bill = {
@@ -27,11 +26,7 @@
       const names = p.map((_, i) => given[i] ?? "ABCDEF"[i]);
       const left = 22, right = width - (width < 480 ? 92 : 112), top = 26, base = height - 96, strip = height - 40;
       const x = (at) => left + at * (right - left), y = (b) => base - (Math.min(b, TOP) / TOP) * (base - top);
-      const shapes = [];
-      const draw = (tag, attributes, ...inside) => shapes.push(svg(tag, attributes, ...inside));
-      const write = (text, tx, ty, anchor = "start", kind = "") =>
-        draw("text", { x: tx, y: ty, "text-anchor": anchor, class: kind }, text);
-      const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
+      const { shapes, draw, write, line } = pen();
       const edgesOf = (of) => of.reduce((edges, w) => [...edges, tidy(edges.at(-1) + w)], [0]);
       const edges = { p: edgesOf(p), q: edgesOf(q) };
 

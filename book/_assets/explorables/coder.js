@@ -1,7 +1,7 @@
 // Words: reset, message, probability of 0, begin, width, end, surprise, bits, code word.
 // The interval of an arithmetic coder. state: { p, message }, with p the probability of a 0.
 {
-  const { svg } = explorables;
+  const { pen } = explorables;
 
   // Exact, in multiples of 2^-100n after n symbols: a word may end where an interval does.
   const work = ({ p, message }) => {
@@ -44,17 +44,16 @@
     draw(state, words, width, height) {
       const [, , chance, begin, size, end, surprising, bits, named] = words;
       const { p, message } = state, { rows, cell, word } = work(state), { surprise } = this.compute(state);
-      const left = 1, right = width - 1, x = (at) => left + at * (right - left), shapes = [];
+      const { shapes, draw, write } = pen();
+      const left = 1, right = width - 1, x = (at) => left + at * (right - left);
       const pitch = Math.min(92, (height - 90) / (message.length || 1));
       const bar = Math.max(11, Math.min(26, pitch - 22)), y = (i) => 33 + i * pitch;
-      const write = (text, x, y, anchor = "middle", kind = "") =>
-        shapes.push(svg("text", { x, y, "text-anchor": anchor, class: kind }, text));
       const three = (texts, y) =>
         ["start", "middle", "end"].forEach((anchor, i) => write(texts[i], [left, width / 2, right][i], y, anchor));
       const part = (i, from, to, colour, kind, text) => {
         const wide = x(to) - x(from);
-        shapes.push(svg("rect", { x: x(from), y: y(i), width: wide, height: bar, class: kind, style: `fill: var(--c${colour})` }));
-        if (wide > 8 * text.length + 8) write(text, x((from + to) / 2), y(i) + bar / 2 + 4);
+        draw("rect", { x: x(from), y: y(i), width: wide, height: bar, class: kind, style: `fill: var(--c${colour})` });
+        if (wide > 8 * text.length + 8) write(text, x((from + to) / 2), y(i) + bar / 2 + 4, "middle");
       };
 
       three([begin, size, end], 11);
@@ -62,7 +61,7 @@
         const symbol = message[i], ends = [[0, p], [p, 1]], next = y(i + 1);
         if (symbol) {
           const [a, b] = ends[symbol].map(x), from = y(i) + bar, turn = Math.max(from, next - 15);
-          shapes.push(svg("path", { d: `M${a} ${from}L${left} ${turn}V${next}H${right}V${turn}L${b} ${from}z`, class: "beam", style: `fill: var(--c${symbol})` }));
+          draw("path", { d: `M${a} ${from}L${left} ${turn}V${next}H${right}V${turn}L${b} ${from}z`, class: "beam", style: `fill: var(--c${symbol})` });
         }
         if (symbol || !i) ends.forEach((at, each) => part(i, ...at, each, each == symbol ? "part" : "faint", `${each}`));
         else part(i, 0, 1, message[i - 1], "faint", "");
@@ -72,7 +71,7 @@
       if (word) part(message.length, ...cell, 2, "part", word);
       const note = `${size} ${last} · ${surprising} ${surprise.toFixed(3)} ${bits}`;
       const code = (most) => `${named} ${long > most ? `${word.slice(0, most)}…` : word}, ${long} ${bits}`;
-      write(note, width / 2, height - 26);
+      write(note, width / 2, height - 26, "middle");
       write(code((width - 150) / 8), width / 2, height - 6, "middle", "bold");
       const handle = { x: x(p), y: y(0) + bar / 2, rise: 0, label: chance, text: p.toFixed(2), min: 0.01, max: 0.99, now: p, step: 0.01 };
       handle.value = (at) => (at - left) / (right - left);
