@@ -14,6 +14,7 @@ installed is not in ``dir(celib)``; naming it says which extra to install.
 - ``celib.coding``: Huffman and arithmetic codes
 - ``celib.ngram``: a character model of text, whose cross-entropy the book measures
 - ``celib.data``: the data sets of the book, without a download
+- ``celib.diagnosis``: what is wrong with a loss that is NaN, stuck or odd
 - ``celib.exercises``: checks of one's own answers to the exercises of the book
 - ``celib.testing``: references of 50 digits, and the error of a result in ulps
 - ``celib.plots``: the figures of the book
@@ -31,6 +32,7 @@ _SUBJECTS = (
     "calibration",
     "coding",
     "data",
+    "diagnosis",
     "distributed",
     "exercises",
     "information",
@@ -59,6 +61,7 @@ _EXTRAS = {
     "celib.data.digits": _SKLEARN,
     "celib.data.sample_image": ("sklearn", "scikit-learn", "book"),
     "celib.derivatives": _TORCH,
+    "celib.diagnosis": _TORCH,
     "celib.distributed": _TORCH,
     "celib.kernels": _TORCH,
     "celib.kernels.binary_numba": ("numba", "numba", "cpu"),

@@ -113,7 +113,7 @@ print(*dir(celib))
 
 
 def test_explored_without_extras(bare):
-    needs_one = {"distributed", "kernels", "losses", "plots", "symbolic", "testing"}
+    needs_one = {"diagnosis", "distributed", "kernels", "losses", "plots", "symbolic", "testing"}
     assert set(bare(EXPLORE).split()) == {"__version__", *celib._SUBJECTS} - needs_one
 
 
