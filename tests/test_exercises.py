@@ -147,6 +147,15 @@ def test_a_number_in_any_form(answer):
     assert repr(verdict) == "Right."
 
 
+def test_commas_between_thousands():
+    """They count only where the number is known: elsewhere a comma is a decimal point."""
+    assert check("ex-share-words", "1,024")
+    assert check("ex-share-words", " 1024 ")
+    assert check("ex-share-words", "8,192").says == "That is three doublings too many."
+    assert check("ex-share-words", "1,100").says == "Not yet: this is too small, by more than 10 %."
+    assert check("ex-share", "0,375")
+
+
 def test_numbers_of_other_libraries():
     sympy, torch = pytest.importorskip("sympy"), pytest.importorskip("torch")
     tensor = torch.tensor(0.375, dtype=torch.bfloat16, requires_grad=True)

@@ -7,8 +7,9 @@ with a sentence on each, and three hints. How to add one is in CONTRIBUTING.md.
 
 A number is right within half a per cent, so that three significant digits are always enough, unless
 the data state an absolute tolerance. Text is read as the page reads it: "0.375", ".375", "0,375",
-"3/8", "1e-3". Of several numbers the values and their order count; in text they are separated by
-commas or spaces, and have a decimal point. A choice is named by its words or by its place in the
+"3/8", "1e-3"; "1,024" is 1024 where that is an answer, and otherwise a little more than 1. Of
+several numbers the values and their order count; in text they are separated by commas or spaces,
+and have a decimal point. A choice is named by its words or by its place in the
 list, from 1. The results of a function are right within 1e-6 of their size plus 1e-12, or plus the
 tolerance that the data state.
 """
@@ -111,6 +112,12 @@ def _judge(asked: Exercise, answer: Any) -> tuple[bool, str]:
         found = _chosen(asked, answer)
     elif isinstance(answer, str):
         found = _read(answer, asked.kind == "array")
+        grouped = answer.strip().replace("\N{MINUS SIGN}", "-")
+        if asked.kind == "number" and _GROUPED.fullmatch(grouped):
+            whole = np.array([float(grouped.replace(",", ""))])
+            values = (asked.right, *(value for value, _ in asked.mistakes))
+            if any(near(whole, value.ravel(), asked.margin).all() for value in values):
+                found = whole
     else:
         found = array_of(answer, "Your answer")
         if np.isnan(found).any():
@@ -138,6 +145,8 @@ def _judge(asked: Exercise, answer: Any) -> tuple[bool, str]:
 # The page reads text by the same rule: see checks.js of the book.
 _PART = r"([+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)"
 _NUMBER = re.compile(rf"{_PART}(?:\s*/\s*{_PART})?")
+# Commas that may set off thousands. They decide only if the number is then one that is known.
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+")
 
 
 def _read(text: str, many: bool) -> NDArray[Any]:

@@ -30,6 +30,10 @@ TEXTS = [
     "\N{MINUS SIGN}2,5",
     "[1/2, 1/4; .125 1/8]",
     "1 2 3",
+    "1,024",
+    " 8,192 ",
+    "1,025",
+    "0,375,000",
 ]
 
 
@@ -42,7 +46,7 @@ def built(folder, text):
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    names = "ex-share", "ex-share-drift", "ex-weights", "ex-rule", "ex-entropy"
+    names = "ex-share", "ex-share-drift", "ex-share-words", "ex-weights", "ex-rule", "ex-entropy"
     text = "# Checks\n\nOf every kind.\n\n" + "".join(f"```{{check}} {n}\n```\n\n" for n in names)
     page, said = built(tmp_path_factory.mktemp("checks"), text)
     assert "build succeeded." in said, said
@@ -122,7 +126,10 @@ def compare(page, name):
     assert {"Right.", *sentences} <= set(verdicts)
 
 
-@pytest.mark.parametrize("name", ["ex-share", "ex-share-drift", "ex-weights", "ex-rule"])
+MADE_UP = ["ex-share", "ex-share-drift", "ex-share-words", "ex-weights", "ex-rule"]
+
+
+@pytest.mark.parametrize("name", MADE_UP)
 def test_the_page_says_what_python_says(desk, name):
     compare(desk, name)
 
@@ -205,7 +212,12 @@ def test_every_control_is_named(desk):
     assert form(desk, "ex-rule").get_by_role("radio", name="The error rate").count() == 1
     fields = desk.locator("input[inputmode]")
     modes = fields.evaluate_all("all => all.map((field) => field.inputMode)")
-    assert modes == ["decimal", "text", "text"]  # the pad of a phone has no minus and no space
+    assert modes == [
+        "decimal",
+        "text",
+        "decimal",
+        "text",
+    ]  # the pad of a phone has no minus and no space
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -241,7 +253,7 @@ def test_without_scripts_the_page_names_the_call(browser, address):
         calls = tab.page.locator("p.check code:last-child >> visible=true").all_text_contents()
     assert calls[0] == 'check("ex-share", your_answer)'
     assert calls[-1] == 'check("ex-entropy", your_function)'
-    assert len(calls) == 5
+    assert len(calls) == 6
 
 
 def test_with_scripts_only_a_function_needs_the_notebook(desk):
