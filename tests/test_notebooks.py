@@ -2,6 +2,7 @@
 
 import ast
 import re
+import symtable
 from itertools import count
 from pathlib import Path
 from textwrap import dedent
@@ -177,7 +178,15 @@ def test_exercises_have_solutions(text):
 
 
 # Chapters in the shape of the second edition, one lecture each. The others are to be rewritten.
-LECTURES = ["01-entropy", "02-codes", "03-two-variables", "04-wrong-code"]
+LECTURES = [
+    "01-entropy",
+    "02-codes",
+    "03-two-variables",
+    "04-wrong-code",
+    "05-evidence",
+    "06-geometry",
+    "09-calling",
+]
 lecture = pytest.mark.parametrize("text", [t for t in TEXTS if t.stem in LECTURES], ids=LECTURES)
 STARS = re.compile(r":::\{exercise\} (★*) ")
 
@@ -233,6 +242,68 @@ def test_words_that_were_hard_to_read(text):
     for phrase in ("derivative by", "differentiate by", "is no ", "simply", "obviously", "clearly"):
         assert phrase not in prose, phrase
     assert "!" not in re.sub(r"\$\$.*?\$\$|\$[^$]*\$", "", prose, flags=re.DOTALL)
+
+
+def introduced(source, term):
+    """Where a text first uses a term of the glossary, and where it first says what it is."""
+    start = source.index("\n", source.index("**In this chapter**"))
+    body = source[start:]
+    name = rf"{re.escape(term)}s?"
+    said = rf"\{{term\}}`(?:[^`<]*[< ])?{name}>?`|\*{name}\*|:::\{{prf:\w+\}} {name}$"
+    first = re.search(said, body, re.IGNORECASE | re.MULTILINE)
+    blank = r"\{term\}`[^`]*`|\$[^$]*\$|^#.*$|^:::.*$|\[[^]]*\]\([^)]*\)"
+    plain = re.sub(blank, lambda hit: " " * len(hit[0]), body, flags=re.MULTILINE)
+    used = re.search(rf"(?<![\w*-]){name}\b(?![\w*-])", plain, re.IGNORECASE)
+    return (used.start() if used else None), (first.start() if first else None)
+
+
+def test_terms_are_introduced_before_they_are_used():
+    """A term of the glossary is a link, or in italics, where a reader of the lectures meets it."""
+    rows = (BOOK / "glossary.md").read_text("utf-8").split("```")[1].splitlines()[1:]
+    terms = [term for row in rows if row and row[0] != " " for term in row.split(", ")]
+    fences = re.compile(r"^```.*?^```|^---\n.*?^---|^\+\+\+[^\n]*$", re.MULTILINE | re.DOTALL)
+    sources = {text.stem: fences.sub("", lesson(text)) for text in TEXTS}
+    late = []
+    for term in terms:
+        for name, source in sources.items():
+            if name not in LECTURES and re.search(rf"\b{re.escape(term)}", source, re.IGNORECASE):
+                break
+            used, first = introduced(source, term) if name in LECTURES else (None, None)
+            if used is not None and (first is None or used < first):
+                late.append(f"{name}: {term}")
+            if first is not None or used is not None:
+                break
+    assert late == []
+
+
+def bound_and_read(source):
+    """The names that a cell binds, and those that it takes from elsewhere."""
+
+    def read(table):
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (table.get_type() == "module" or symbol.is_global()):
+                yield symbol.get_name()
+        for inside in table.get_children():
+            yield from read(inside)
+
+    table = symtable.symtable(source, "cell", "exec")
+    bound = {
+        symbol.get_name()
+        for symbol in table.get_symbols()
+        if symbol.is_assigned() or symbol.is_imported()
+    }
+    return bound, set(read(table)) - bound
+
+
+@lecture
+def test_a_name_that_later_cells_read_is_bound_once(text):
+    """Otherwise a cell that is run out of order lies."""
+    cells = re.findall(r"^```\{code-cell\}.*?\n(.*?)^```", lesson(text), re.MULTILINE | re.DOTALL)
+    plain = [re.sub(r"\A---\n.*?^---\n", "", c, flags=re.MULTILINE | re.DOTALL) for c in cells]
+    names = [bound_and_read(source) for source in plain]
+    binding = [name for bound, _ in names for name in bound]
+    wanted = set().union(*(read for _, read in names))
+    assert {name for name in wanted if binding.count(name) > 1} == set()
 
 
 @chapter
@@ -385,7 +456,7 @@ def test_chapters_use_what_they_are_about():
     used = {
         text.stem: short(notebooks.files(notebooks.code(notebooks.inputs(text)))) for text in TEXTS
     }
-    first, kernels = used["02-codes"], used["10-kernels"]
+    first, kernels = used["02-codes"], used["12-kernels"]
     assert {"information", "stable", "coding", "plots.style", "data.python_topics.txt"} <= first
     assert {"kernels.with_triton", "plots.kernels", "data.speed.json"} <= kernels
     assert not {name for name in first if re.match(r"kernels|losses|data\.(speed|frame)", name)}

@@ -40,6 +40,7 @@ EQUATION = re.compile(
 FIGURE = re.compile(
     r'<figure[^>]* id="([^"]+)">.*?<span class="caption-number">([^<]+)</span>', re.S
 )
+LABEL = re.compile(r"^\([\w-]+\)=\n", re.M)
 SECTION = re.compile(r'<h[1-3]>(?:<span class="section-number">([\d.]+?)\.? </span>)?')
 
 
@@ -62,6 +63,7 @@ class Book:
     def __init__(self, app):
         self.root = site_address(app.config.html_theme_options["repository_url"])
         self.terms = terms(app, self.root)
+        self.headings = app.env.get_domain("std").labels
         self.works = parse_file(Path(app.srcdir, "references.bib")).entries
         self.pages = {
             name: Page(Path(app.outdir, f"{name}.html"), f"{self.root}{name}.html")
@@ -115,6 +117,10 @@ def role(book, kind, text):
     if kind == "eq":
         page, number = book.find("equations", target)
         return f"[({number})]({page.address}#equation-{target})"
+    numbered = any(target in page.titles for page in book.pages.values())
+    if kind == "ref" and target in book.headings and not numbered:
+        name, anchor, title = book.headings[target]
+        return f"[{title}]({book.pages[name].address}#{anchor})"
     if kind in {"prf:ref", "ref", "numref"}:
         page, title = book.find("titles", target)
         return f"[{words if words != target else title}]({page.address}#{target})"
@@ -137,7 +143,7 @@ def inline(book, text):
         name = name if name in book.pages else f"chapters/{name}"
         return f"[{found[1]}]({book.pages[name].address}{found[3] or ''})"
 
-    text = DISPLAY.sub(equation, text)
+    text = DISPLAY.sub(equation, LABEL.sub("", text))
     text = PAGE.sub(page, text)
     return ROLE.sub(lambda found: role(book, found[1], found[2]), text)
 

@@ -42,7 +42,7 @@ PREVIEWS = {
     "a term": ("../glossary.html#term-cross-entropy", "The mean, under a reference distribution"),
     "a statement": ("#thm-decomposition", "Theorem 4.1 (Total equals entropy plus extra)"),
     "an equation": ("#equation-eq-decomposition", "(4.3)"),
-    "an exercise": ("#ex-gaps", "Exercise 4.8"),
+    "an exercise": ("#ex-gaps", "Exercise 4.9"),
     "a work": ("../bibliography.html#endres2003", "A new metric for probability distributions"),
 }
 

@@ -79,7 +79,7 @@ def test_nothing_raw_is_left(page):
 def test_equations_and_works_are_links():
     article = html("reference/losses").article
     entry = article.find(id="celib.losses.cross_entropy").find_next_sibling("dd")
-    assert entry.p.a["href"] == "../chapters/07-losses.html#equation-eq-loss"
+    assert entry.p.a["href"] == "../chapters/08-losses.html#equation-eq-loss"
     focal = article.find(id="celib.losses.focal_loss").find_next_sibling("dd")
     assert "https://arxiv.org/abs/1708.02002" in {a["href"] for a in focal.select("a.external")}
 

@@ -138,19 +138,31 @@ def search(request, browser, origin):
 @pytest.mark.parametrize(
     ("query", "place"),
     [
-        ("softmax", "06-softmax.html#def-softmax"),
-        ("temperature", "06-softmax.html#temperature"),
-        ("log-sum-exp", "09-numerics.html#logsumexp"),
-        ("ECE", "12-calibration.html#which-ece"),
-        # The chapter opens with it, in the words "a gradient that is not a number".
-        ("NaN loss", "09-numerics.html#logsumexp-and-numerics"),
+        ("softmax", "07-softmax.html#def-softmax"),
+        ("temperature", "07-softmax.html#temperature"),
+        ("log-sum-exp", "11-numerics.html#logsumexp"),
+        ("ECE", "14-calibration.html#which-ece"),
+        ("NaN loss", "09-calling.html#the-loss-is-nan"),
         ("KL", "04-wrong-code.html#def-kl"),
-        # The book names it once, in the code of an exercise.
-        ("BCEWithLogitsLoss", "07-losses.html#ex-six-faults"),
+        # The chapters name it once, in the code of an exercise.
+        ("BCEWithLogitsLoss", "09-calling.html#ex-six-faults"),
         ("entorpy", "01-entropy.html#def-entropy"),
-        ("label smoothing", "07-losses.html#what-a-one-hot-target-asks-for"),
+        ("label smoothing", "08-losses.html#what-a-one-hot-target-asks-for"),
         ("label smoothing", "glossary.html#term-label-smoothing"),
-        ("ignore_index", "11-likelihood.html#ex-reductions"),
+        ("ignore_index", "13-likelihood.html#ex-reductions"),
+        # What an engineer types whose loss is odd.
+        ("NaN gradient", "09-calling.html#only-the-gradient-is-nan"),
+        ("loss is stuck", "09-calling.html#the-loss-is-stuck"),
+        ("softmax twice", "09-calling.html#softmax-twice"),
+        ("double softmax", "09-calling.html#softmax-twice"),
+        ("autocast", "09-calling.html#half-precision"),
+        ("GradScaler", "09-calling.html#half-precision"),
+        ("pos_weight", "09-calling.html#class-weights-and-imbalance"),
+        ("class imbalance", "09-calling.html#class-weights-and-imbalance"),
+        ("gradient accumulation", "09-calling.html#padding-masks-and-means"),
+        ("device-side assert", "09-calling.html#shapes-and-labels"),
+        ("negative loss", "09-calling.html#the-loss-is-a-strange-number"),
+        ("validation loss rises", "09-calling.html#validation-loss-rises-while-accuracy-rises"),
     ],
 )
 def test_readers_find(search, query, place):
@@ -159,7 +171,7 @@ def test_readers_find(search, query, place):
 
 @pytest.mark.parametrize("typo", ["sotfmax", "softtmax", "softmx", "softmaz"])
 def test_one_wrong_letter_is_forgiven(search, typo):
-    assert search.ask(typo)[0] == "06-softmax.html#def-softmax"
+    assert search.ask(typo)[0] == "07-softmax.html#def-softmax"
     assert re.fullmatch(rf"The book does not have “{typo}”\. With “Softmax”: \d+ .*", search.status)
 
 
@@ -285,7 +297,7 @@ def test_the_dialog_leads_to_the_place(browser, origin, place):
         page.locator(".bd-search-container input").focus()
         page.keyboard.press("Enter")
         page.keyboard.press("Enter")
-        page.wait_for_url("**/chapters/12-calibration.html#which-ece")
+        page.wait_for_url("**/chapters/14-calibration.html#which-ece")
         assert urlsplit(page.url).query == ""
         top = page.locator("#which-ece h3").bounding_box()["y"]
         assert 0 < top < DESKTOP["height"] / 2
