@@ -168,6 +168,18 @@ def test_every_claim_of_the_chapter_is_decided(text):
     assert own <= named | boxed, f"not decided: {sorted(own - named - boxed)}"
 
 
+def test_findings_point_to_headings():
+    """What celib.diagnosis calls a section is a heading of the chapter on calling the loss."""
+    pytest.importorskip("torch")
+    from celib.diagnosis import findings
+
+    (text,) = (text for text in TEXTS if text.stem.endswith("-calling"))
+    headings = re.findall(r"^##+ (.+)$", text.read_text("utf-8"), re.MULTILINE)
+    named = [value for name, value in vars(findings).items() if name.isupper()]
+    assert len(named) == 9
+    assert set(named) <= set(headings)
+
+
 @chapter
 def test_exercises_have_solutions(text):
     source = text.read_text("utf-8")

@@ -69,6 +69,7 @@ class Book:
             name: Page(Path(app.outdir, f"{name}.html"), f"{self.root}{name}.html")
             for name in sorted(app.env.found_docs)
         }
+        self.numbered = set().union(*(page.titles for page in self.pages.values()))
 
     def find(self, table, name):
         for page in self.pages.values():
@@ -117,8 +118,7 @@ def role(book, kind, text):
     if kind == "eq":
         page, number = book.find("equations", target)
         return f"[({number})]({page.address}#equation-{target})"
-    numbered = any(target in page.titles for page in book.pages.values())
-    if kind == "ref" and target in book.headings and not numbered:
+    if kind == "ref" and target not in book.numbered:
         name, anchor, title = book.headings[target]
         return f"[{title}]({book.pages[name].address}#{anchor})"
     if kind in {"prf:ref", "ref", "numref"}:

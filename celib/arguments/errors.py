@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
+import sysconfig
+import traceback
 from collections.abc import Callable, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -73,6 +76,11 @@ def integer(name: str, value: Any, fits: Callable[[int], bool], expected: str) -
     return int(value)
 
 
+def label(name: str, value: Any) -> int:
+    """A number that an integer target may have, such as ``ignore_index``."""
+    return integer(name, value, lambda n: -(2**63) <= n < 2**63, "an integer")
+
+
 def positive(name: str, value: Any) -> Any:
     """A number that is positive and finite."""
     return number(name, value, lambda x: 0 < x < math.inf, "positive and finite")
@@ -81,3 +89,27 @@ def positive(name: str, value: Any) -> Any:
 def non_negative(name: str, value: Any) -> Any:
     """A finite number that is not negative."""
     return number(name, value, lambda x: 0 <= x < math.inf, "a finite number, at least 0")
+
+
+def where_raised(error: BaseException) -> tuple[str, str] | None:
+    """The last line of somebody else's code that an error passed: where it is, and what it says.
+
+    For functions that are given to us to call: "line 3 of your cell" and the code, which is empty
+    where the source is not at hand; None if no such line is known.
+    """
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    if not own:
+        return None
+    path = Path(own[-1].filename)
+    place = path.name if path.exists() else "your cell"
+    return f"line {own[-1].lineno} of {place}", own[-1].line or ""
+
+
+# Neither this library nor those below it wrote the line that the reader has to look at.
+_OTHERS = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), "<frozen", "<__array")
+
+
+def _is_own(file: str) -> bool:
+    return not (
+        file.startswith(_OTHERS) or {"site-packages", "dist-packages"} & {*Path(file).parts}
+    )

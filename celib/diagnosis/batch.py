@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from celib.arguments.errors import integer, number, one_of, refuse_type
+from celib.arguments.errors import integer, label, number, one_of, refuse_type
 from celib.diagnosis.findings import Finding, Findings
 from celib.diagnosis.given import Batch, tensor
 from celib.diagnosis.rules import gradient, logits, loss, model, others, shapes, targets, values
@@ -111,7 +111,7 @@ def diagnose(
         probabilities=_optional("probabilities", probabilities),
         weight=_optional("weight", weight),
         mask=_optional("mask", mask),
-        ignore_index=integer("ignore_index", ignore_index, _in_64_bits, "an integer of 64 bits"),
+        ignore_index=label("ignore_index", ignore_index),
         reduction=reduction,
         label_smoothing=float(smoothing),
         binary=binary,
@@ -123,10 +123,6 @@ def diagnose(
 
 def _optional(name: str, given: Any) -> Tensor | None:
     return None if given is None else tensor(name, given)
-
-
-def _in_64_bits(n: int) -> bool:
-    return -(2**63) <= n < 2**63
 
 
 def _axis(axis: int, ndim: int) -> int:

@@ -8,6 +8,17 @@ from html import escape
 from textwrap import fill
 from typing import Any, overload
 
+# The headings of the book's chapter on calling the loss, for ``section``.
+NAN = "The loss is NaN"
+GRADIENT_NAN = "Only the gradient is NaN"
+STUCK = "The loss is stuck"
+STRANGE = "The loss is a strange number"
+ZERO = "The loss is exactly 0"
+SHAPES = "Shapes and labels"
+PADDING = "Padding, masks and means"
+WEIGHTS = "Class weights and imbalance"
+HALF = "Half precision"
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -114,6 +114,10 @@ class Batch:
             return a.reshape(-1)
         return a.movedim(self.axis, -1).reshape(-1, self.classes)
 
+    def any_of(self, flags: Tensor) -> Tensor:
+        """Which rows have a flag, (n), of flags as ``by_rows`` has them."""
+        return flags if self.binary else flags.any(-1)
+
     # Masks.
 
     @cached_property

@@ -11,21 +11,18 @@ from __future__ import annotations
 import inspect
 import io
 import math
-import sysconfig
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from celib.arguments.errors import integer, one_of, positive, refuse_type
+from celib.arguments.errors import integer, one_of, positive, refuse_type, where_raised
 from celib.diagnosis.findings import Finding, Findings
 from celib.diagnosis.mistakes.formulas import (
     FORMULAS,
@@ -281,22 +278,11 @@ def _raised(error: BaseException, loss_fn: Any, one: Probe, when: str) -> _Troub
 
 
 def _place(error: BaseException) -> str:
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
-    if not own:
+    found = where_raised(error)
+    if found is None:
         return "."
-    path = Path(own[-1].filename)
-    place = path.name if path.exists() else "your cell"
-    code = f": `{own[-1].line}`." if own[-1].line else "."
-    return f" (line {own[-1].lineno} of {place}){code}"
-
-
-# Neither this library nor those below it wrote the line that the reader has to look at.
-_OTHERS = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), "<frozen", "<__array")
-
-
-def _is_own(file: str) -> bool:
-    packages = {"site-packages", "dist-packages"}
-    return not (file.startswith(_OTHERS) or packages & {*Path(file).parts})
+    place, line = found
+    return f" ({place}){f': `{line}`' * bool(line)}."
 
 
 # Comparing.

@@ -6,18 +6,16 @@ import inspect
 import io
 import reprlib
 import sys
-import sysconfig
-import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from celib.arguments.errors import where_raised
 from celib.exercises.asked import WORDS, Exercise, Unusable, array_of, near
 
 Arguments = tuple[Any, ...]
@@ -113,23 +111,12 @@ def _raised(error: BaseException, function: Function, given: Arguments, at: str)
         pass  # some functions of C have no signature
     says = f"For {at} your function raises {type(error).__name__}"
     says += f": {' '.join(str(error).split())}" if str(error) else ""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
-    if not own:
+    found = where_raised(error)
+    if found is None:
         return f"{says}."
-    path = Path(own[-1].filename)
-    place = path.name if path.exists() else "your cell"
-    code = f": `{own[-1].line}`" if own[-1].line else "."
-    return f"{says} (line {own[-1].lineno} of {place}){code}"
-
-
-# Neither this library nor those below it wrote the line that the reader has to look at.
-_OTHERS = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), "<frozen", "<__array")
-
-
-def _is_own(file: str) -> bool:
-    return not (
-        file.startswith(_OTHERS) or {"site-packages", "dist-packages"} & {*Path(file).parts}
-    )
+    place, line = found
+    code = f": `{line}`" if line else "."
+    return f"{says} ({place}){code}"
 
 
 def _shown(names: list[str], given: Arguments) -> str:

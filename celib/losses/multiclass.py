@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from celib.arguments.errors import integer, non_negative, number, one_of
+from celib.arguments.errors import integer, label, non_negative, number, one_of
 from celib.arguments.tensors import (
     autocast,
     class_weights,
@@ -44,11 +44,6 @@ from celib.kernels.family import (
 from celib.kernels.linear import loss_of_all, loss_of_each
 from celib.kernels.operators import needs_reference, reduced, rows
 from celib.losses.reduction import REDUCTIONS, mean_of, reduce
-
-
-def _in_64_bits(n: int) -> bool:
-    return -(2**63) <= n < 2**63
-
 
 # A factor of the logits: a number, or a tensor of one, which may want a gradient.
 Scale = float | Tensor
@@ -380,7 +375,7 @@ def options_of(
     """The options of a kernel; a scale that is a tensor is multiplied before it, and 1 here."""
     one_of("reduction", reduction, REDUCTIONS)
     one_of("mean_over", mean_over, (None, "weight", "count"))
-    ignore_index = integer("ignore_index", ignore_index, _in_64_bits, "an integer")
+    ignore_index = label("ignore_index", ignore_index)
     label_smoothing = number(
         "label_smoothing", label_smoothing, lambda s: 0 <= s <= 1, "a number in [0, 1]"
     )
@@ -651,7 +646,7 @@ def _bent(
     validate: bool,
 ) -> Tensor:
     """A loss that is a function of the surprise at the target, times the weight of the class."""
-    ignore_index = integer("ignore_index", ignore_index, _in_64_bits, "an integer")
+    ignore_index = label("ignore_index", ignore_index)
     z = logits("input", input)
     sites, count = z.shape[:-1], z.shape[-1]
     late = validate and reduction != "none"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NAN, STUCK, STRANGE, ZERO, SHAPES, MEANS, WEIGHTS, HALF, GRADIENT = (
-    "The loss is NaN",
-    "The loss is stuck",
-    "The loss is a strange number",
-    "The loss is exactly 0",
-    "Shapes and labels",
-    "Padding, masks and means",
-    "Class weights and imbalance",
-    "Half precision",
-    "Only the gradient is NaN",
+from celib.diagnosis.findings import (
+    GRADIENT_NAN,
+    HALF,
+    NAN,
+    PADDING,
+    SHAPES,
+    STRANGE,
+    STUCK,
+    WEIGHTS,
+    ZERO,
 )
 
 
@@ -259,47 +259,47 @@ TEXTS: dict[str, Text] = {
     "sum-for-mean": Text(
         "The losses are summed where the mean is asked for: loss and gradient grow with the batch.",
         "Use `.mean()`, or ask with reduction='sum' if the sum is meant.",
-        MEANS,
+        PADDING,
     ),
     "mean-for-sum": Text(
         "The mean of the losses is taken where the sum is asked for.",
         "Use `.sum()`, or ask with reduction='mean' if the mean is meant.",
-        MEANS,
+        PADDING,
     ),
     "divided-by-classes": Text(
         "The loss is divided by the number of classes: the mean is taken over the entries of a "
         "table of N rows and C classes, of which one in a row counts.",
         "Sum over the classes first: `.sum(1).mean()`.",
-        MEANS,
+        PADDING,
     ),
     "divided-twice": Text(
         "The loss is divided by the number of examples twice.",
         "Take the mean once.",
-        MEANS,
+        PADDING,
     ),
     "labels-summed": Text(
         "The loss is summed over the labels before the mean over the examples. This is a usual "
         "convention and harmless if it is meant: it is the mean over all elements, times the "
         "number of labels.",
         "Use `.mean()` over all elements, or leave it and choose the learning rate for it.",
-        MEANS,
+        PADDING,
         certain=False,
     ),
     "ignored-counted": Text(
         "Ignored targets add nothing to the sum, but are counted in the number it is divided by.",
         "Divide by the number of targets that count: `(target != ignore_index).sum()`.",
-        MEANS,
+        PADDING,
     ),
     "ignore-unheeded": Text(
         "The loss does not heed `ignore_index`: it takes the number for a class.",
         "Pass `ignore_index` on, or leave these rows out before the mean.",
-        MEANS,
+        PADDING,
     ),
     "all-ignored": Text(
         "The loss of a batch in which every target is ignored is not a number that can be "
         "trained on. torch returns NaN there, which is harmless if no batch is like that.",
         "Skip such a batch, or divide by `max(count, 1)`.",
-        MEANS,
+        PADDING,
         certain=False,
     ),
     "weights-ignored": Text(
@@ -326,7 +326,7 @@ TEXTS: dict[str, Text] = {
         "gradient, often as 0 * inf. It is harmless if no logit is ever -inf.",
         "Take the entry of the target with `gather` instead of multiplying by zeros, or use "
         "`celib.losses.cross_entropy`.",
-        MEANS,
+        PADDING,
         certain=False,
     ),
     "not-finite": Text(
@@ -364,7 +364,7 @@ TEXTS: dict[str, Text] = {
         "The value is right, but the gradient is NaN or infinite.",
         "`torch.where` does not keep the gradient of the branch that is not taken away: choose "
         "the argument inside, before `log`, `exp` or a division sees it.",
-        GRADIENT,
+        GRADIENT_NAN,
     ),
     "lse-detached": Text(
         "The value is right, but the log-sum-exp has no gradient: the logit of the target is "
@@ -382,7 +382,7 @@ TEXTS: dict[str, Text] = {
     "gradient-lacks-mean": Text(
         "The value is a mean, but the gradient is that of the sum.",
         "Divide by the number of examples in the backward pass too.",
-        MEANS,
+        PADDING,
     ),
     "gradient-sign": Text(
         "The value is right, but the gradient has the wrong sign.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from celib.diagnosis.findings import GRADIENT_NAN, HALF, STRANGE, STUCK
 from celib.diagnosis.given import Batch
-from celib.diagnosis.rules.rule import GRADIENT_NAN, HALF, STRANGE, STUCK, Rule, number, rule
+from celib.diagnosis.rules.rule import Rule, number, rule
 
 RULES: list[Rule] = []
 
@@ -28,7 +29,7 @@ def _expected(b: Batch, z: Tensor) -> Tensor:
     q = b.q(b.label_smoothing)
     q = q if b.factor is None else q * b.factor
     # Of -sum_k q_k log p_k, where the q_k need not sum to 1.
-    p = z.sigmoid() if b.binary else z.softmax(-1)
+    p = b.probs(z)
     return p * q.sum(-1) - q[:, 1] if b.binary else p * q.sum(-1, keepdim=True) - q
 
 
@@ -55,11 +56,9 @@ def _of_batch(b: Batch) -> Tensor:
 def gradient_not_finite(b: Batch) -> str | None:
     if b.gradient is None or bool(b.gradient.isfinite().all()):
         return None
-    bad = ~b.by_rows(b.gradient).isfinite()
-    rows = bad if b.binary else bad.any(-1)
-    poisoned = ~b.by_rows(b.logits).isfinite()
+    bad, poisoned = (b.any_of(~b.by_rows(a).isfinite()) for a in (b.gradient, b.logits))
     # What a row of NaN does to its own gradient is told elsewhere.
-    rows = rows & ~(b.ignored & (poisoned if b.binary else poisoned.any(-1)))
+    rows = bad & ~(b.ignored & poisoned)
     if not rows.any():
         return None
     loss = b.right[0] if b.loss is None else b.loss

@@ -9,23 +9,11 @@ import torch
 from torch import Tensor
 
 from celib.arguments.arrays import SUM_TOLERANCE
+from celib.diagnosis.findings import NAN, SHAPES, STRANGE, STUCK
 from celib.diagnosis.given import Batch
-from celib.diagnosis.rules.rule import (
-    NAN,
-    SHAPES,
-    STRANGE,
-    STUCK,
-    Rule,
-    number,
-    rule,
-)
+from celib.diagnosis.rules.rule import Rule, number, rule
 
 RULES: list[Rule] = []
-
-
-def _any(b: Batch, flags: Tensor) -> Tensor:
-    """Which rows have a flag, (n)."""
-    return flags if b.binary else flags.any(-1)
 
 
 # Probabilities where logits belong.
@@ -263,7 +251,7 @@ def _is_reported(b: Batch, p: Tensor) -> bool:
 def probabilities_nan(b: Batch) -> str | None:
     if b.probabilities is None or bool(b.z.isnan().any()):
         return None
-    rows = _any(b, b.by_rows(b.probabilities).isnan()) & b.kept
+    rows = b.any_of(b.by_rows(b.probabilities).isnan()) & b.kept
     if not rows.any() or (not b.binary and bool((b.z == -math.inf).all(-1)[rows].any())):
         return None
     return f"This is so in {b.places(rows)}; the largest logit is {number(b.z.max().item())}."

@@ -12,19 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+from celib.diagnosis.findings import HALF, NAN, PADDING, STRANGE, STUCK, ZERO
 from celib.diagnosis.given import ABSOLUTE, Batch
-from celib.diagnosis.rules.rule import (
-    HALF,
-    NAN,
-    PADDING,
-    STRANGE,
-    STUCK,
-    ZERO,
-    Evidence,
-    Rule,
-    number,
-    rule,
-)
+from celib.diagnosis.rules.rule import Evidence, Rule, number, rule
 
 RULES: list[Rule] = []
 
@@ -111,6 +101,23 @@ def _not_finite(b: Batch) -> bool:
 # Stuck.
 
 
+def _frequency(b: Batch) -> tuple[Tensor, float]:
+    """How frequent the classes are among the targets, and the entropy of that."""
+    frequency = b.q(0.0)[b.kept].mean(0)
+    return frequency, -torch.xlogy(frequency, frequency).sum().item()
+
+
+def _distance(b: Batch, frequency: Tensor) -> float:
+    """The total variation between frequencies and the mean of the predictions."""
+    return (b.log_p[b.kept].exp().mean(0) - frequency).abs().sum().item() / 2
+
+
+def _mean(b: Batch) -> float:
+    """The loss that was given, for one target."""
+    assert b.loss is not None
+    return b.loss / int(b.kept.sum()) if b.reduction == "none" else b.loss
+
+
 def _spread(b: Batch) -> float:
     """How far apart the probabilities of the rows are: the largest distance to their mean."""
     p = b.log_p[b.kept].exp()
@@ -133,15 +140,13 @@ def constant_logits(b: Batch) -> str | None:
         return None
     # A model of frequencies has equal rows, too: the next rule tells that of labels of which some
     # are frequent.
-    frequency = b.q(0.0)[b.kept].mean(0)
-    entropy = -torch.xlogy(frequency, frequency).sum().item()
-    far = (b.log_p[b.kept].exp().mean(0) - frequency).abs().sum().item() > 1
+    frequency, entropy = _frequency(b)
+    far = _distance(b, frequency) > 0.5
     balanced = entropy >= 0.9 * math.log(b.classes)
     if not (b.explained and (balanced or far)) or _spread(b) > 1e-7:
         return None
-    loss = b.loss / int(b.kept.sum()) if b.reduction == "none" else b.loss
     return (
-        f"{int(b.kept.sum())} rows are the same; the loss is {number(loss)}, and "
+        f"{int(b.kept.sum())} rows are the same; the loss is {number(_mean(b))}, and "
         f"log {b.classes} is {number(math.log(b.classes))}."
     )
 
@@ -166,18 +171,16 @@ def _several_labels(b: Batch) -> bool:
 def ignores_input(b: Batch) -> str | None:
     if b.loss is None or b.reduction == "sum" or not b.explained or int(b.kept.sum()) < 32:
         return None
-    frequency = b.q(0.0)[b.kept].mean(0)
-    mean = b.log_p[b.kept].exp().mean(0)
-    entropy = -torch.xlogy(frequency, frequency).sum().item()
+    frequency, entropy = _frequency(b)
     # A model that was not trained has equal rows too, but they are near the uniform distribution.
     skewed = 0.05 < entropy < 0.9 * math.log(b.classes)
-    follows = (mean - frequency).abs().sum().item() / 2 < 0.05
-    loss = b.loss / int(b.kept.sum()) if b.reduction == "none" else b.loss
-    if not (skewed and follows) or _spread(b) > 0.005 or abs(loss - entropy) > 0.03 * entropy:
+    follows = _distance(b, frequency) < 0.05
+    loss, spread = _mean(b), _spread(b)
+    if not (skewed and follows) or spread > 0.005 or abs(loss - entropy) > 0.03 * entropy:
         return None
     return (
         f"The loss is {number(loss)}, the entropy of the labels {number(entropy)}, and no row is "
-        f"farther than {_spread(b):.1g} from the mean of all."
+        f"farther than {spread:.1g} from the mean of all."
     )
 
 

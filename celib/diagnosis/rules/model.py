@@ -8,8 +8,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from celib.diagnosis.findings import WEIGHTS
 from celib.diagnosis.given import Batch
-from celib.diagnosis.rules.rule import WEIGHTS, Rule, number, rule
+from celib.diagnosis.rules.rule import Rule, number, rule
 
 RULES: list[Rule] = []
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from celib.diagnosis.findings import SHAPES, WEIGHTS
 from celib.diagnosis.given import Batch, spreads
-from celib.diagnosis.rules.rule import SHAPES, WEIGHTS, Rule, rule
+from celib.diagnosis.rules.rule import Rule, rule
 
 RULES: list[Rule] = []
 

@@ -8,17 +8,6 @@ from dataclasses import dataclass
 from celib.diagnosis.findings import Finding
 from celib.diagnosis.given import Batch
 
-# The headings of the chapter on calling the loss.
-NAN = "The loss is NaN"
-GRADIENT_NAN = "Only the gradient is NaN"
-STUCK = "The loss is stuck"
-STRANGE = "The loss is a strange number"
-ZERO = "The loss is exactly 0"
-SHAPES = "Shapes and labels"
-PADDING = "Padding, masks and means"
-WEIGHTS = "Class weights and imbalance"
-HALF = "Half precision"
-
 Evidence = Callable[[Batch], str | None]
 
 

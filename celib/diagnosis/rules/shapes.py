@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from celib.diagnosis.findings import NAN, SHAPES, ZERO
 from celib.diagnosis.given import Batch
-from celib.diagnosis.rules.rule import NAN, SHAPES, ZERO, Rule, number, rule
+from celib.diagnosis.rules.rule import Rule, number, rule
 
 RULES: list[Rule] = []
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from celib.arguments.arrays import SUM_TOLERANCE, entry_tolerance
+from celib.diagnosis.findings import NAN, SHAPES, STRANGE, WEIGHTS
 from celib.diagnosis.given import Batch, distinct
-from celib.diagnosis.rules.rule import NAN, SHAPES, STRANGE, WEIGHTS, Rule, number, rule
+from celib.diagnosis.rules.rule import Rule, number, rule
 
 RULES: list[Rule] = []
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
+from celib.diagnosis.findings import GRADIENT_NAN, HALF, NAN
 from celib.diagnosis.given import Batch
-from celib.diagnosis.rules.rule import GRADIENT_NAN, HALF, NAN, Rule, number, rule
+from celib.diagnosis.rules.rule import Rule, number, rule
 
 RULES: list[Rule] = []
-
-
-def _any(b: Batch, flags: Tensor) -> Tensor:
-    """Which rows have a flag, (n)."""
-    return flags if b.binary else flags.any(-1)
 
 
 @rule(
@@ -29,7 +24,7 @@ def _any(b: Batch, flags: Tensor) -> Tensor:
     "`torch.autograd.set_detect_anomaly(True)` names the operation of a gradient.",
 )
 def nan_logits(b: Batch) -> str | None:
-    rows = _any(b, b.z.isnan()) & b.kept
+    rows = b.any_of(b.z.isnan()) & b.kept
     return f"There is NaN in the logits of {b.places(rows)}." if rows.any() else None
 
 
@@ -45,7 +40,7 @@ def nan_logits(b: Batch) -> str | None:
 def half_overflow(b: Batch) -> str | None:
     if b.logits.dtype != torch.float16:
         return None
-    rows = _any(b, b.z == math.inf) & b.kept
+    rows = b.any_of(b.z == math.inf) & b.kept
     if not rows.any():
         return None
     finite = b.z[b.z.isfinite()].abs()
@@ -64,7 +59,7 @@ def half_overflow(b: Batch) -> str | None:
     "large number, `log(0)`. Instead of -inf for a binary target, leave the entry out by a mask.",
 )
 def inf_logits(b: Batch) -> str | None:
-    rows = _any(b, b.z.isinf() if b.binary else b.z == math.inf) & b.kept
+    rows = b.any_of(b.z.isinf() if b.binary else b.z == math.inf) & b.kept
     if not rows.any() or half_overflow(b):
         return None
     return f"There are infinite logits in {b.places(rows)}."
