@@ -183,6 +183,39 @@ def networks_at_initialisation():
 
 
 @healthy
+def losses_that_were_rounded_to_0():
+    yield batch(8.0 * torch.eye(10), torch.arange(10), 0.0)
+    z, y = trained(size=30.0)
+    yield batch(z, y, round(F.cross_entropy(z, y).item(), 2))
+
+
+@healthy
+def masks_of_rows_that_keep_an_axis():
+    z, y = plain()
+    kept = torch.arange(32) % 3 > 0
+    loss = F.cross_entropy(z[kept], y[kept])
+    yield batch(z, y, loss, mask=kept[:, None])
+    z, y = normal(4, 10, 6), classes(4, 6, count=10)
+    kept = (torch.arange(24) % 5 > 0).reshape(4, 1, 6)
+    each = F.cross_entropy(z, y, reduction="none")
+    yield batch(z, y, each[kept[:, 0]].mean(), mask=kept)
+    yield batch(z.movedim(1, -1), y, each[kept[:, 0]].mean(), mask=kept.movedim(1, -1), axis=-1)
+
+
+@healthy
+def logits_of_zeros_and_ones():
+    yield with_loss(torch.eye(10), torch.arange(10))
+    yield batch(F.one_hot(classes(40, count=9), 9).float(), classes(40, count=9, seed=1))
+
+
+@healthy
+def another_loss_of_one_row():
+    z = torch.tensor([[4.7, 0.0]])
+    p = z.softmax(1)[0, 0]
+    yield batch(z, [0], -((1 - p) ** 2) * p.log())
+
+
+@healthy
 def small_logits_at_initialisation():
     for seed in range(3):
         for count in (2, 10, 1000):
@@ -1453,6 +1486,15 @@ class Code:
         return print, ("it ran",)
 
 
+def test_a_tensor_without_values_is_refused():
+    z, y = plain()
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = mode.from_tensor(z)
+    for hollow in (fake, z.to("meta")):
+        with pytest.raises(ValueError, match="logits is a tensor that holds no values here"):
+            diagnose(hollow, y)
+
+
 def test_files_that_cannot_be_used(tmp_path, capsys):
     z, y = plain()
     torch.save({"logits": Code(), "target": y}, tmp_path / "code.pt")
@@ -1462,11 +1504,15 @@ def test_files_that_cannot_be_used(tmp_path, capsys):
     save(tmp_path / "lacking.npz", logits=z)
     save(tmp_path / "option.pt", logits=z, target=y, reduction="max")
     (tmp_path / "text.pt").write_text("logits")
+    (tmp_path / "hello.pt").write_text("hello")
+    (tmp_path / "epoch.pt").write_text("epoch")
+    save(tmp_path / "other.pt", logits=z, target=y)
+    (tmp_path / "other.pt").rename(tmp_path / "other.npz")
     (tmp_path / "text.npz").write_text("logits")
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "folder.pt").mkdir()
     names = [*sorted(path.name for path in tmp_path.iterdir()), "missing.pt", "missing.npz"]
-    assert len(names) == 12
+    assert len(names) == 15
     for name in names:
         assert main([str(tmp_path / name)]) == 2, name
         out, err = capsys.readouterr()

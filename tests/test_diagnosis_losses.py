@@ -5,6 +5,7 @@ writes them. The reference of the doctor itself is compared with mpmath.
 """
 
 import math
+import random
 import re
 import shutil
 import subprocess
@@ -1361,6 +1362,43 @@ def test_no_gradient_is_asked_for_that_is_not_wanted():
 def test_what_is_never_finite_has_no_name(kind, number):
     found = doctor(lambda z, y: z.sum() * 0 + number, kind=kind, gradient=False)
     assert found.causes == ["not-finite"]
+
+
+def test_numbers_that_torch_does_not_know():
+    """A loss of NumPy may return a long double, or numbers of the other order of bytes."""
+
+    def loss(z, y):
+        z = z.numpy()
+        return -scipy_log_softmax(z, 1)[np.arange(len(z)), y].mean()
+
+    for dtype in (np.longdouble, ">f4", ">f8"):
+        assert not doctor(lambda z, y, dtype=dtype: np.array(loss(z, y), dtype), gradient=False)
+    assert doctor(lambda z, y: Broken(), gradient=False).causes == ["wrong-type"]
+
+
+class Broken:
+    def __array__(self, dtype=None, copy=None):
+        raise KeyError("broken")
+
+
+def test_a_gradient_may_be_sparse():
+    """The gradient of an embedding may hold only the rows that were looked up."""
+    found = doctor(lambda z, y: -F.embedding(y % len(z), z, sparse=True).mean())
+    assert found.causes == ["batch-order"]
+
+
+def test_random_numbers_stay_where_they_were():
+    def loss(z, y):
+        random.random(), np.random.random()  # noqa: NPY002 - as old code does
+        return F.cross_entropy(F.dropout(z), y)
+
+    def states():
+        of_numpy = np.random.get_state()[1].tolist()  # noqa: NPY002
+        return random.getstate(), of_numpy, torch.get_rng_state().tolist()
+
+    before = states()
+    assert doctor(loss).causes == ["not-repeatable"]
+    assert states() == before
 
 
 def test_two_examinations_say_the_same():

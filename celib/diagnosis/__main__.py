@@ -6,7 +6,6 @@ import argparse
 import inspect
 import pickle
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,9 @@ def _load(path: Path) -> Any:
         raise ValueError(
             "it holds more than tensors, numbers and text, or is no file of torch.save"
         ) from error
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from error
+    except Exception as error:  # the readers of damaged files raise whatever they stumble over
+        said = str(error).partition("\n")[0] if isinstance(error, OSError | RuntimeError) else ""
+        raise ValueError(said or "it is damaged, or no file of its ending") from error
 
 
 def _checked(found: Any) -> dict[str, Any]:

@@ -30,14 +30,16 @@ def tensor(name: str, given: Any) -> Tensor:
         found = arrays.to_tensor(name, found, "cpu")
     if found.is_complex() or found.is_quantized:
         refuse_dtype(name, found.dtype)
-    if found.device.type == "meta":
+    if found.device.type != "meta":
+        found = found.detach().cpu()
+    if not arrays.readable(found):  # meta, fake, or one of many under vmap
         raise ValueError(f"{name} is a tensor that holds no values here: expected numbers")
-    return cast(Tensor, found.detach().cpu())
+    return cast(Tensor, found)
 
 
 def distinct(a: Tensor) -> list[int]:
     """The different values of integers, in order."""
-    return [int(n) for n in np.unique(a.numpy())]
+    return [int(n) for n in torch.unique(a).tolist()]
 
 
 def spreads(a: Tensor, shape: Sequence[int]) -> bool:
@@ -74,6 +76,10 @@ class Batch:
             self.reduction = "none"
         elif self.reduction == "none":
             self.reduction = "mean"
+        # A mask of rows may have kept the axis of the classes.
+        if self.mask is not None and not self.binary and self.mask.ndim == self.logits.ndim > 0:
+            of_rows = self.mask.shape[self.axis] == 1 < self.classes
+            self.mask = self.mask.squeeze(self.axis) if of_rows else self.mask
         # A single number spreads over a single number, and nothing comes of it.
         if self.binary and self.logits.numel() == self.target.numel() == 1:
             self.target = self.target.reshape(self.logits.shape)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import inspect
 import io
 import math
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -22,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from celib.arguments.errors import integer, one_of, positive, refuse_type, where_raised
+from celib.arguments.arrays import readable
+from celib.arguments.errors import integer, label, one_of, positive, refuse_type, where_raised
 from celib.diagnosis.findings import Finding, Findings
 from celib.diagnosis.mistakes.formulas import (
     FORMULAS,
@@ -106,13 +108,25 @@ def doctor(
         Nothing odd was found.
     """
     s = _setting(loss_fn, kind, reduction, dtype, ignore_index, weight, classes, gradient, strict)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), _randomness_kept():
         if dtype.itemsize == 2:
             # In half precision a mistake is hidden by rounding, or looks like another one.
             found = Findings(_examine(loss_fn, replace(s, dtype=torch.float32)))
             if found and "raises" not in found.causes:  # it may be made for half precision
                 return found
         return Findings(_examine(loss_fn, s))
+
+
+@contextmanager
+def _randomness_kept() -> Iterator[None]:
+    """Leave the random numbers of the caller where they were, whatever the loss draws."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the loss may use it
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 def _setting(
@@ -137,7 +151,7 @@ def _setting(
         if value is not None and kind != "multiclass":
             raise ValueError(f"{name} = {value!r}: expected None for kind = {kind!r}")
     if ignore_index is not None:
-        ignore_index = integer("ignore_index", ignore_index, lambda _: True, "a whole number")
+        ignore_index = label("ignore_index", ignore_index)
     if classes is not None:
         classes = integer("classes", classes, lambda n: n >= 2, "at least 2")
     if weight is not None:
@@ -220,16 +234,15 @@ class _Patient:
             (slope,) = torch.autograd.grad((result * upstream).sum(), logits, allow_unused=True)
         except (Exception, SystemExit) as error:
             raise _raised(error, self.loss_fn, one, " when the gradient is computed") from None
-        return None if slope is None else slope.double()
+        if slope is None:
+            return None
+        return (slope if slope.layout == torch.strided else slope.to_dense()).double()
 
 
 def _value(result: Any, one: Probe, s: Setting) -> Tensor:
     """What was returned as numbers of float64, in the shape that the reduction has."""
-    if isinstance(result, Tensor):
-        value = result.detach().cpu()
-    elif isinstance(result, (int, float)) or hasattr(result, "__array__"):
-        value = torch.as_tensor(np.array(result))
-    else:
+    value = _numbers(result)
+    if value is None:
         raise _Trouble("wrong-type", f"For {_shown(one)} it returns {_kind_of(result)}.")
     if one.name == "plain" and not value.is_floating_point():
         raise _Trouble(
@@ -248,6 +261,22 @@ def _value(result: Any, one: Probe, s: Setting) -> Tensor:
             f"{expected[0]} is right for reduction={s.reduction!r}.",
         )
     return value.double()
+
+
+def _numbers(result: Any) -> Tensor | None:
+    """The same as a tensor on the CPU; None if it holds no real numbers."""
+    if not isinstance(result, (Tensor, int, float)) and not hasattr(result, "__array__"):
+        return None
+    try:
+        if isinstance(result, Tensor):
+            dense = result if result.layout == torch.strided else result.to_dense()
+            value = dense.detach().cpu()
+            return value if readable(value) else None
+        found = np.asarray(result)
+        # torch knows neither long doubles nor the other order of bytes.
+        return torch.as_tensor(found.astype(np.float64 if found.dtype.kind == "f" else found.dtype))
+    except Exception:  # code of the reader's own may run here, and raise anything
+        return None
 
 
 def _kind_of(result: Any) -> str:
@@ -742,9 +771,9 @@ def _ignored(a: Answer, s: Setting) -> Iterator[Finding]:
 
 def _unheeding(one: Probe, s: Setting) -> Iterator[Probe]:
     """The probe of which no target is ignored: what an index, or a clamp, makes of the number."""
-    for label in (one.target % one.width, one.target.clamp(0, one.width - 1)):
-        truth = torch.nn.functional.one_hot(label, one.width).double()
-        weights = one.weights if s.weight is None else torch.tensor(s.weight).double()[label]
+    for target in (one.target % one.width, one.target.clamp(0, one.width - 1)):
+        truth = torch.nn.functional.one_hot(target, one.width).double()
+        weights = one.weights if s.weight is None else torch.tensor(s.weight).double()[target]
         yield replace(one, truth=truth, counts=torch.ones_like(one.counts), weights=weights)
 
 

@@ -36,6 +36,9 @@ def probabilities_as_logits(b: Batch) -> str | None:
     # Two numbers may sum to 1 by accident.
     if (n < 2 and count < 3) or not bool(((p >= 0) & (p <= 1)).all()):
         return None
+    # Votes, or the cosines of an orthonormal batch: a softmax is not that sure of every row.
+    if bool(((p == 0) | (p == 1)).all()):
+        return None
     miss = (p.sum(-1) - 1).abs().max().item()
     if miss > _sum_tolerance(b, p) or _takes_probabilities(b):
         return None

@@ -220,7 +220,8 @@ def half_saturated(b: Batch) -> str | None:
     "weight of zeros, or a sum over nothing.",
 )
 def loss_zero(b: Batch) -> str | None:
-    if b.loss != 0 or not b.apart:
+    # A number of Python may have been rounded to 0.0.
+    if b.loss != 0 or not b.apart or b.right[0] <= b.typed:
         return None
     return f"The loss of the batch is {number(b.right[0])}."
 
@@ -286,7 +287,9 @@ def softmax_wrong_axis(b: Batch) -> str | None:
         return None
     logits = b.logits.double()
     for k in range(logits.ndim):
-        if k != b.axis and b.instead(b.reduced(b.each(b.by_rows(logits.log_softmax(k))))):
+        if k == b.axis or logits.shape[k] == 1:  # along which the loss is 0
+            continue
+        if b.instead(b.reduced(b.each(b.by_rows(logits.log_softmax(k))))):
             return _but(b, f"that of a softmax along axis {k}")
     return None
 
