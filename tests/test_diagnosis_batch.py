@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,39 @@ def losses_that_were_rounded_to_0():
 
 
 @healthy
+def losses_of_targets_that_were_rounded():
+    for size in (3.0, 8.0):
+        z = size * torch.eye(10) + normal(10, 10)
+        each = F.cross_entropy(z, torch.arange(10), reduction="none")
+        for digits_ in (1, 2, 3, 4):
+            rounded = [round(x, digits_) for x in each.tolist()]
+            for loss in (rounded, torch.tensor(rounded), np.array(rounded)):
+                yield batch(z, torch.arange(10), loss)
+    z = 8.0 * torch.eye(10)
+    for loss in ([0.0] * 10, torch.zeros(10), np.zeros(10), [0] * 10, torch.tensor(0.0)):
+        yield batch(z, torch.arange(10), loss)
+    yield batch(z.bfloat16(), torch.arange(10), 0.0)
+    # Of rounding, the sum is that of bits: 0.1 log 2 is rounded to 0.1.
+    p = math.exp(-0.1 * math.log(2))
+    for rows in (10, 4000):
+        yield batch([[math.log(p / (1 - p)), 0.0]] * rows, [0] * rows, [0.1] * rows)
+
+
+@healthy
+def rows_of_few_digits_that_sum_to_1():
+    yield batch([[0.1, 0.7, 0.2]], [1])
+    yield batch([[0.25, 0.75], [0.5, 0.5]], [1, 0])
+    yield batch(torch.full((16, 10), 0.1), classes(16, count=10))
+    draw = np.random.default_rng(0)
+    found = 0
+    while found < 30:
+        z = draw.normal(0, 0.5, (1, 3)).round(int(draw.integers(1, 3)))
+        if abs(z.sum() - 1) < 1e-9 and (z >= 0).all():
+            found += 1
+            yield batch(z, [0])
+
+
+@healthy
 def masks_of_rows_that_keep_an_axis():
     z, y = plain()
     kept = torch.arange(32) % 3 > 0
@@ -263,6 +297,14 @@ def text_by_counting():
         p = np.array([model.distribution(text[max(0, i - order) : i]) for i in range(300)])
         target = [model.alphabet.index(c) for c in text[:300]]
         yield with_loss(torch.tensor(p).log(), torch.tensor(target))
+
+
+@healthy
+def counts_of_frequent_and_less_frequent_classes():
+    for seed in range(3):
+        y = (torch.rand(227, generator=random(seed)) ** 1.3 * 26).long()
+        counts = torch.bincount(y, minlength=26).add(1)
+        yield with_loss(counts.log().expand(227, 26), y)
 
 
 @healthy
@@ -379,8 +421,6 @@ def class_weights():
             yield with_loss(z, y.masked_fill(y == 2, -100), weight=weight, reduction=reduction)
         yield with_loss(z, y, weight=weight * (torch.arange(6) > 0))
         yield with_loss(z, z.softmax(1), weight=weight)
-        over_count = F.cross_entropy(z, y, weight=weight, reduction="sum") / 64
-        yield {"logits": z, "target": y, "weight": weight, "loss": over_count}
 
 
 @healthy
@@ -543,6 +583,14 @@ def odd_but_right():
     p, t = normal(400, size=6).sigmoid(), (normal(400) > 0).float()
     yield batch(p, t, F.binary_cross_entropy(p, t), binary=True)
     yield batch(z, y.float(), F.cross_entropy(z, y))
+    # A binary loss of labels -1 and 1, where they are.
+    z_, t = normal(400), (normal(400, seed=1) > 0).float() * 2 - 1
+    for reduction in ("mean", "sum", "none"):
+        loss = F.soft_margin_loss(z_, t, reduction=reduction)
+        yield batch(z_, t.int(), loss, binary=True, reduction=reduction)
+    # A loss of one's own that takes labels of floats.
+    z_, y_ = plain()
+    yield batch(z_, y_.float(), F.cross_entropy(z_, y_) + 0.2)
     # One row whose target is a distribution.
     yield with_loss(normal(5), F.one_hot(torch.tensor(2), 5).float())
     # Rows of soft targets that are left out by zeros.
@@ -558,8 +606,20 @@ def odd_but_right():
     yield batch(z, y, F.cross_entropy(z[mask], y[mask]), mask=mask)
     # Fewer targets than a row and a class that nobody has.
     yield with_loss(normal(3, 4), torch.tensor([1, 2, 3]))
-    # A class of weight 0 beside others, and a temperature.
-    yield batch(z, y, probabilities=(z / 2).softmax(1))
+    # Probabilities that are smoothed, or those of an average of models, and of logits of zeros.
+    yield batch(z, y, probabilities=0.9 * z.softmax(1) + 0.01)
+    yield batch(z, y, probabilities=(z.softmax(1) + (2 * z).softmax(1)) / 2)
+    yield batch(torch.zeros(10, 2), y % 2, probabilities=torch.full((10, 2), 0.5))
+    few = 4.0 * F.one_hot(y, 10)
+    yield batch(few, y, probabilities=0.9 * few.softmax(1) + 0.01)
+    yield batch(z / 1e3, y, probabilities=0.9 * (z / 1e3).softmax(1) + 0.01)
+    yield batch(z[:1, :2], [1], probabilities=[[0.2, 0.8]])
+    # Narrow labels that the loss took, and those of NumPy, which torch may never see.
+    yield batch(z, y.int(), F.cross_entropy(z, y))
+    yield batch(z, y.byte())
+    yield batch(z, y.numpy().astype(np.int32))
+    # A gradient that points the other way in a few numbers.
+    yield batch(z[:1, :2], [0], gradient=[[0.1, -0.1]])
     yield {**with_loss(torch.zeros(10, 10), y), "loss": None}
     half = z.bfloat16()
     yield batch(half, y.float(), F.cross_entropy(half, y))
@@ -569,8 +629,16 @@ def odd_but_right():
     yield batch(sure.bfloat16(), right, near.bfloat16())
     yield batch(sure, right, round(near.item(), 2))
     weight = torch.arange(1.0, 11.0)
-    over_count = F.cross_entropy(z, y, weight=weight, reduction="sum") / 10
-    yield batch(z, y.float(), over_count, weight=weight)
+    yield batch(z, y.float(), F.cross_entropy(z, y, weight=weight), weight=weight)
+    # The loss of one target, which nobody has divided.
+    yield batch(
+        z[:1], y[:1], F.cross_entropy(z[:1], y[:1], weight, reduction="none"), weight=weight
+    )
+    # Weights whose mean is 1: the divisors are the same.
+    y = torch.arange(40) % 10
+    z, weight = normal(40, 10), weight / weight.mean()
+    over_count = F.cross_entropy(z, y, weight=weight, reduction="sum") / 40
+    yield batch(z, y, over_count, weight=weight)
     # Both a mask and ignored targets.
     z, y = plain(rows=11)
     yield batch(z, y.where(y > 3, -100), mask=torch.arange(11) > 2)
@@ -713,6 +781,26 @@ def arguments_that_do_not_fit():
     yield batch(z, y, probabilities=z[:, 0])
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mask": torch.ones(5)}, "mask has shape (5,): expected (3, 5), one for each target, or"),
+        ({"mask": torch.ones(5)}, "or (7,) or (3, 7, 5), for the classes"),
+        ({"mask": torch.full((3, 5), 2.0)}, "15 values that are neither 0 or False nor 1 or"),
+        ({"loss": torch.ones(3)}, "loss has shape (3,), one for each sequence, row or image"),
+        ({"loss": torch.ones(3)}, "expected one number, such as their mean, or (3, 5), one for"),
+        ({"loss": torch.ones(9)}, "loss has shape (9,), that of the targets that take part: exp"),
+        ({"loss": torch.ones(4)}, "The loss has shape (4,): expected one number"),
+        ({"gradient": torch.ones(3, 5)}, "gradient has shape (3, 5): expected (3, 7, 5)"),
+    ],
+)
+def test_what_shape_was_expected(options, words):
+    target = classes(3, 5, count=7).masked_fill(torch.arange(15).reshape(3, 5) > 8, -100)
+    (one,) = diagnose(normal(3, 7, 5), target, **options)
+    assert one.cause == "odd-argument"
+    assert words in one.evidence
+
+
 @broken("weight-shape")
 def weights_of_another_length():
     z, y = plain()
@@ -787,6 +875,37 @@ def labels_of_floats():
     yield batch(z.tolist(), y.half().tolist())
 
 
+@broken("narrow-labels")
+def labels_of_few_bits():
+    z, y = plain()
+    for dtype in (torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32):
+        with pytest.raises(RuntimeError, match="Long"):
+            F.cross_entropy(z, y.to(dtype))
+        yield batch(z, y.to(dtype))
+    yield batch(z[:, :2], y > 4)
+    z, y = normal(4, 10, 3), classes(4, 3, count=10).byte()
+    with pytest.raises(RuntimeError, match="Long"):
+        F.cross_entropy(z, y)
+    yield batch(z, y)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+@pytest.mark.parametrize("share", [0.05, 0.08])
+def test_what_explains_another_thing_is_told_alone(share, noise):
+    """A model of frequencies predicts one class."""
+    y = (torch.rand(4000, generator=random(3)) < share).long()
+    share = y.double().mean().item()
+    z = torch.tensor([0.0, math.log(share / (1 - share))]) + noise * normal(4000, 2)
+    assert diagnose(**with_loss(z, y)).causes == ["ignores-input"]
+    assert diagnose(**with_loss(z[:, 1], y.float(), bce)).causes == ["ignores-input"]
+
+
+def test_labels_of_which_a_loss_came_were_taken():
+    z, y = plain()
+    loss = F.cross_entropy(z.softmax(1), y)
+    assert diagnose(z, y.float(), loss=loss).causes == ["softmax-twice"]
+
+
 @broken("signed-targets")
 def labels_with_a_sign():
     z = normal(32)
@@ -842,6 +961,20 @@ def targets_that_are_masked():
     yield batch(z.masked_fill(closed, -inf), F.one_hot(y, 10).float())
 
 
+@broken("target-impossible")
+def models_that_exclude_what_happens():
+    text = python_topics()[:3000]
+    model = CharacterModel(text, order=2)
+    p = np.array([model.distribution(text[i - 2 : i]) for i in range(2, 200)])
+    p = np.where(p < p.max(1, keepdims=True) / 5, 0.0, p)  # as without smoothing
+    target = [model.alphabet.index(c) for c in text[2:200]]
+    p = torch.tensor(p / p.sum(1, keepdims=True))
+    yield batch(p.log(), target)
+    yield with_loss(p.float().log(), torch.tensor(target)) | {"gradient": None}
+    counts = torch.tensor([[3.0, 0.0, 5.0], [2.0, 2.0, 0.0]])
+    yield batch(counts.log(), [1, 0], inf)
+
+
 @broken("nan-logits")
 def logits_that_are_nan():
     z, y = plain()
@@ -889,8 +1022,9 @@ def probabilities_as_logits():
     yield batch(z.bfloat16().softmax(1), y)
     yield batch(z.half().softmax(1), y)
     yield batch(z.bfloat16().softmax(1).float(), y)
-    yield batch([[0.1, 0.2, 0.7]], [2])
-    yield batch([[0.25, 0.75], [0.5, 0.5]], [1, 0])
+    yield batch([[0.0900, 0.2447, 0.6653]], [2])
+    yield batch([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.3, 0.3, 0.4], [0.2, 0.2, 0.6]], [2, 0, 2, 1])
+    yield batch([[0.24, 0.76], [0.51, 0.49]], [1, 0])
     yield batch(normal(4, 5, 7).softmax(1), classes(4, 7, count=5))
     yield batch(z.softmax(1), y.where(y > 2, -100))
 
@@ -945,6 +1079,32 @@ def reported_twice():
     yield batch(z, y, probabilities=z.softmax(1).softmax(1))
     yield batch(z[0], y[0], probabilities=z[0].softmax(0).softmax(0))
     yield batch(z, (z > 0).float(), probabilities=z.sigmoid().sigmoid().bfloat16(), binary=True)
+
+
+@broken("probabilities-outside")
+def reported_logits():
+    z, y = plain()
+    for p in (z, z.log_softmax(1), 100 * z.softmax(1)):
+        yield batch(z, y, probabilities=p)
+    yield batch(z, (z > 0).float(), probabilities=z, binary=True)
+
+
+@broken("probabilities-sigmoid")
+def reported_sigmoids():
+    z, y = plain()
+    yield batch(z, y, probabilities=z.sigmoid())
+    z, y = normal(4, 5, 7), classes(4, 7, count=5)
+    yield with_loss(z, y) | {"probabilities": z.sigmoid().bfloat16()}
+
+
+@broken("probabilities-temperature")
+def reported_with_a_temperature():
+    z, y = plain()
+    for factor in (0.5, 0.7, 1.3, 10.0, -1.0):
+        yield batch(z, y, probabilities=(factor * z).softmax(1))
+        yield batch(z, (z > 0).float(), probabilities=(factor * z).sigmoid(), binary=True)
+    z = z.masked_fill((normal(32, 10, seed=5) > 1) & (F.one_hot(y, 10) == 0), -inf)
+    yield with_loss(z, y) | {"probabilities": (z / 2).softmax(1)}
 
 
 @broken("masked-class-in-loss")
@@ -1125,6 +1285,40 @@ def clipped_losses():
     yield batch(z, t, F.binary_cross_entropy(z.sigmoid(), t), binary=True)
 
 
+@broken("labels-plus-minus")
+def soft_margins():
+    z, t = normal(32), (normal(32, seed=4) > 0).float()
+    yield batch(z, t, F.soft_margin_loss(z, t), binary=True)
+    yield batch(z, t, F.soft_margin_loss(z, t, reduction="sum"), reduction="sum", binary=True)
+    z, t = normal(8, 5), (normal(8, 5, seed=4) > 1).long()
+    yield batch(z, t, F.soft_margin_loss(z, t), binary=True)
+
+
+@broken("weight-not-used")
+def weights_that_were_forgotten():
+    z, y = plain()
+    weight = torch.arange(1.0, 11.0)
+    for reduction in ("mean", "sum", "none"):
+        loss = F.cross_entropy(z, y, reduction=reduction)
+        yield batch(z, y, loss, weight=weight, reduction=reduction)
+    z, y = plain(seed=3)
+    some = y.where(y > 2, -100)
+    yield batch(z, some, F.cross_entropy(z, some), weight=weight)
+    yield batch(z, z.softmax(1), F.cross_entropy(z, z.softmax(1)), weight=weight)
+    t = (z > 1).float()
+    yield batch(z, t, bce(z, t), weight=weight, binary=True)
+
+
+@broken("weights-over-n")
+def weighted_and_divided_by_n():
+    z, y = plain()
+    weight = torch.arange(1.0, 11.0)
+    for rows in (y, y.where(y > 2, -100)):
+        total = F.cross_entropy(z, rows, weight=weight, reduction="sum")
+        yield batch(z, rows, total / (rows >= 0).sum(), weight=weight)
+        yield batch(z, rows, round(total.item() / (rows >= 0).sum().item(), 4), weight=weight)
+
+
 @broken("mask-not-used")
 def padding_that_counts():
     z, y = normal(8, 20, 16), classes(8, 16, count=20)
@@ -1231,6 +1425,18 @@ def gradients_of_two_softmaxes():
     yield batch(z, (z > 1).float(), gradient=z.grad, binary=True)
 
 
+@broken("gradient-sign")
+def gradients_that_were_turned_around():
+    for z, y in (plain(), trained(), plain(count=2), plain(count=1000)):
+        gradient = with_loss(z, y)["gradient"]
+        for factor in (-1.0, -32.0):
+            yield batch(z, y, F.cross_entropy(z, y), gradient=factor * gradient)
+        yield batch(z.bfloat16(), y, gradient=-gradient.bfloat16())
+    z, y = plain()
+    t = (z > 1).float()
+    yield batch(z, t, gradient=-with_loss(z, t, bce)["gradient"], binary=True)
+
+
 @broken("gradient-sum")
 def gradients_of_something_else():
     z, y = plain(size=3)
@@ -1286,6 +1492,22 @@ def test_texts():
             assert "!" not in text
             # Torch's numbers and Python's would show.
             assert not re.search(r"tensor|np\.|[1-9]\.\d{4}|0\.0*[1-9]\d{4}", text), text
+
+
+def test_of_a_large_batch_some_rows_are_looked_at():
+    """Each of hundreds of orders costs a pass; the bound is one for a busy machine."""
+    y = classes(720, 1001, count=10)
+    z = normal(720, 1001, 10) + 6 * F.one_hot(y, 10)
+    start = time.perf_counter()
+    (one,) = diagnose(z.movedim(-1, 1).reshape(-1, 10), y.reshape(-1))
+    assert one.cause == "rows-in-another-order"
+    assert "of 4096 predictions" in one.evidence
+    assert "(720, C, 1001)" in one.evidence
+    (one,) = diagnose(z.reshape(-1, 10), y.T.reshape(-1))
+    assert one.cause == "rows-in-another-order"
+    assert not diagnose(z.reshape(-1, 10), y.reshape(-1))
+    assert not diagnose(normal(720720, 10), y.reshape(-1))
+    assert time.perf_counter() - start < 25
 
 
 def test_evidence_has_the_numbers_of_the_batch():
@@ -1392,6 +1614,32 @@ def test_arguments_are_left_as_they_are():
 def test_options_that_are_wrong(options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         diagnose(*plain(), **options)
+
+
+class Bomb:
+    def __array__(self, dtype=None, copy=None):
+        raise OSError("boom")
+
+
+@pytest.mark.parametrize("name", ["logits", "target", "loss", "mask", "weight"])
+def test_objects_that_raise_when_they_are_read(name):
+    given = dict(zip(("logits", "target"), plain(), strict=True))
+    with pytest.raises(ValueError, match=f"{name} raises OSError: expected numbers"):
+        diagnose(**(given | {name: Bomb()}))
+
+
+def test_a_program_with_another_default_device():
+    z, y = trained()
+    given = with_loss(z, y.where(y > 2, -100), label_smoothing=0.1)
+    torch.set_default_device("meta")
+    try:
+        assert not diagnose(**given)
+        assert diagnose(z, y, loss=0.9).causes == []
+        assert diagnose(z.tolist(), y.tolist(), loss=F.cross_entropy(z.softmax(1), y)).causes == [
+            "softmax-twice"
+        ]
+    finally:
+        torch.set_default_device(None)
 
 
 SHAPES = [(), (1,), (5,), (5, 1), (5, 3), (5, 5), (16, 2), (2, 3, 4), (2, 3, 4, 4), (0,), (0, 3)]

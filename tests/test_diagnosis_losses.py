@@ -4,13 +4,17 @@ The losses are written as people write them, in torch and in NumPy, and not as t
 writes them. The reference of the doctor itself is compared with mpmath.
 """
 
+import io
 import math
 import random
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+import warnings
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -102,6 +106,13 @@ def by_softplus(z, y):
     right = z.gather(1, y[:, None]).squeeze(1)
     others = z.masked_fill(F.one_hot(y, z.shape[1]).bool(), -torch.inf).logsumexp(1)
     return F.softplus(others - right).mean()
+
+
+def with_a_fill(z, y):
+    """-1e4 stands for -inf where there is half precision, too."""
+    right = z.gather(1, y[:, None])
+    others = z.masked_fill(F.one_hot(y, z.shape[1]).bool(), -1e4).logsumexp(1, keepdim=True)
+    return torch.logaddexp(right - right, others - right).mean()
 
 
 def in_numpy(z, y):
@@ -244,6 +255,7 @@ HEALTHY = {
     "by hand, margins": (by_margins, {}),
     "by hand, softplus": (by_softplus, {}),
     "by hand, logaddexp": (naive_double, {}),
+    "by hand, -1e4 for -inf": (with_a_fill, {}),
     # The mean of all differences of an (N, N) table is the difference of the means.
     "by hand, an accidental table": (
         lambda z, y: (z.logsumexp(1, keepdim=True) - z[rows(y), y]).mean(),
@@ -583,6 +595,20 @@ MUSEUM = {
         ["log-clamped"],
     ),
     "logits clamped": (lambda z, y: ce(z.clamp(-10, 10), y), {}, ["logits-clamped"]),
+    "logits clamped, 500": (lambda z, y: ce(z.clamp(-500, 500), y), {}, ["logits-clamped"]),
+    "logits clamped, 5000": (lambda z, y: ce(z.clamp(-5e3, 5e3), y), {}, ["logits-clamped"]),
+    "logits clamped, above": (lambda z, y: ce(z.clamp(max=300), y), {}, ["logits-clamped"]),
+    "logits clamped, below": (lambda z, y: ce(z.clamp(min=-300), y), {}, ["wrong-value"]),
+    "log_softmax clamped, 1000": (
+        picked(lambda z: F.log_softmax(z, 1).clamp(min=-1000)),
+        {},
+        ["log-clamped"],
+    ),
+    "clamp 1e-300, float64": (
+        picked(lambda z: softmax(z).clamp(min=1e-300).log()),
+        {"dtype": torch.float64},
+        ["eps-in-log"],  # which has the same values
+    ),
     "nll of logits": (lambda z, y: F.nll_loss(z, y), {}, ["no-softmax"]),
     "nll of softmax": (lambda z, y: F.nll_loss(softmax(z), y), {}, ["no-log"]),
     "one minus p": (lambda z, y: (1 - softmax(z)[rows(y), y]).mean(), {}, ["no-log"]),
@@ -642,6 +668,27 @@ MUSEUM = {
     ),
     "squared, logits": (lambda z, y: F.mse_loss(z, onehot(z, y)), {}, ["squared-error"]),
     "hinge": (F.multi_margin_loss, {}, ["hinge"]),
+    "hinge, p": (partial(F.multi_margin_loss, p=2), {}, ["hinge"]),
+    "hinge, p, sum over classes": (
+        lambda z, y: (F.relu(1 + z - z.gather(1, y[:, None])).square().sum(1) - 1).mean(),
+        {},
+        ["hinge"],
+    ),
+    "hinge, p, best": (
+        lambda z, y: (
+            F.relu(1 + (z - 1e9 * onehot(z, y)).max(1).values - z.gather(1, y[:, None])[:, 0])
+            .square()
+            .mean()
+        ),
+        {},
+        ["hinge"],
+    ),
+    "perplexity of the batch": (lambda z, y: ce(z, y).exp(), {}, ["perplexity"]),
+    "perplexity of the batch, power": (
+        lambda z, t: 2.0 ** (ce(z, t) / math.log(2)),
+        SOFT,
+        ["perplexity"],
+    ),
     "perplexity": (lambda z, y: ce(z, y, reduction="none").exp().mean(), {}, ["perplexity"]),
     "errors": (
         lambda z, y: (z.argmax(1) != y).float().mean(),
@@ -706,6 +753,11 @@ MUSEUM = {
     "ignore unheeded, raises": (ce, IGNORE, ["ignore-unheeded"]),
     "ignore unheeded, a class": (ce, {"ignore_index": 0}, ["ignore-unheeded"]),
     "ignore unheeded, clamp": (lambda z, y: ce(z, y.clamp(min=0)), IGNORE, ["ignore-unheeded"]),
+    "only what counts": (
+        lambda z, y: ce(z[y >= 0], y[y >= 0], reduction="none"),
+        IGNORE | NONE,
+        ["wrong-shape"],
+    ),
     "weights forgotten": (ce, WEIGHTED, ["weights-ignored"]),
     "weights over n": (
         lambda z, y: (W[y] * ce(z, y, reduction="none")).mean(),
@@ -713,7 +765,7 @@ MUSEUM = {
         ["weights-over-n"],
     ),
     "weights over n, sum": (
-        lambda z, y: ce(z, y, W, reduction="sum") / len(y),
+        lambda z, y: ce(z, y, W.to(z.dtype), reduction="sum") / len(y),
         WEIGHTED,
         ["weights-over-n"],
     ),
@@ -886,7 +938,7 @@ MUSEUM = {
     "binary: softmax of one column": (
         lambda z, y: -(y[:, None] * F.log_softmax(z[:, None], 1)).mean(),
         BINARY,
-        ["zero-gradient", "softmax-axis"],
+        ["softmax-axis"],
     ),
     "binary: softmax of the batch": (
         lambda z, y: F.binary_cross_entropy(F.softmax(z, dim=0), y),
@@ -903,6 +955,26 @@ MUSEUM = {
         lambda z, y: F.relu(1 - (2 * y - 1) * z).mean(),
         BINARY,
         ["hinge"],
+    ),
+    "binary: hinge, squared": (
+        lambda z, y: F.relu(1 - (2 * y - 1) * z).square().mean(),
+        BINARY,
+        ["hinge"],
+    ),
+    "binary: hinge, labels -1 and 1": (
+        lambda z, y: F.relu(1 - y * z).mean(),
+        BINARY,
+        ["hinge", "labels-plus-minus"],
+    ),
+    "binary: logits clamped, 1000": (
+        lambda z, y: bce(z.clamp(-1e3, 1e3), y),
+        BINARY,
+        ["log-clamped"],
+    ),
+    "binary: perplexity of the batch": (
+        lambda z, y: bce(z, y).exp(),
+        BINARY,
+        ["perplexity"],
     ),
     "binary: no log": (lambda z, y: (z.sigmoid() - y).abs().mean(), BINARY, ["no-log"]),
     "binary: round": (
@@ -1236,6 +1308,7 @@ def test_a_probe_of_a_dtype_is_exact_in_it():
         ("clip", "1e-07"),
         ("log clamped", "min=-100"),
         ("logits clamped", "z.clamp(-10, 10)"),
+        ("binary: logits clamped, 1000", "z.clamp(-1000, 1000)"),
         ("temperature", "14.29 * z"),
         ("temperature 2", "0.5 * z"),
         ("smoothing", "label_smoothing=0.1"),
@@ -1401,6 +1474,176 @@ def test_random_numbers_stay_where_they_were():
     assert states() == before
 
 
+def test_what_other_threads_print_is_theirs():
+    """It is not said of the loss, and arrives where it was printed."""
+    done, out = threading.Event(), io.StringIO()
+
+    def talk():
+        while not done.is_set():
+            print("epoch")
+            done.wait(1e-4)
+
+    with redirect_stdout(out):
+        thread = threading.Thread(target=talk)
+        thread.start()
+        heard = {cause for _ in range(5) for cause in doctor(ce).causes}
+        heard_of = doctor(prints).causes
+        done.set()
+        thread.join()
+    assert not heard
+    assert heard_of == ["prints"]
+    assert {*out.getvalue().split()} == {"epoch"}
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class Unsigned:
+    @property
+    def __signature__(self):
+        raise OSError("no signature")
+
+    def __call__(self, z, y):
+        raise ValueError("as it is")
+
+
+class Locked:
+    @property
+    def __array__(self):
+        raise OSError("locked")
+
+
+class Touchy(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise RuntimeError("not so")
+
+
+def raising(error):
+    def loss(z, y):
+        raise error
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "cause"),
+    [
+        (raising(Mute()), "raises"),
+        (Unsigned(), "raises"),
+        (raising(ValueError("\ud800 is half of a pair")), "raises"),
+        (lambda z, y: Locked(), "wrong-type"),
+        (lambda z, y: [Locked(), Mute()], "wrong-type"),
+        (lambda z, y: ce(z, y).detach().as_subclass(Touchy), "wrong-type"),
+        (lambda z, y: torch.nested.nested_tensor([z[0], z[0, :2]]), "wrong-type"),
+        (lambda z, y: torch.masked.masked_tensor(z[0, 0].detach(), y[0] > 3), "wrong-type"),
+    ],
+)
+def test_objects_that_raise_whatever_is_asked(loss, cause):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = doctor(loss)
+    assert found.causes == [cause]
+    repr(found).encode()
+
+
+def test_an_input_that_cannot_be_read_any_more():
+    def loss(z, y):
+        value = ce(z, y)
+        z.__class__ = Touchy
+        return value
+
+    (one,) = doctor(loss)
+    assert one.cause == "changes-input"
+    assert "it leaves other `logits` behind" in one.evidence
+
+
+def test_a_tensor_of_another_class_is_a_tensor():
+    class Named(torch.Tensor):
+        pass
+
+    assert not doctor(lambda z, y: ce(z, y).as_subclass(Named))
+    assert not doctor(lambda z, y: nn.Parameter(ce(z, y)), gradient=False)
+
+
+def test_long_messages_are_cut():
+    sentences = "It is of the wrong kind. " + 40 * "Look at the manual. "
+    for message in (sentences, 500 * "word ", "x" * 5000):
+        for loss in (raising(ValueError(message)), lambda z, y, m=message: ce(z, y).view(m)):
+            (one,) = doctor(loss)
+            assert len(one.evidence) < 500, one.evidence
+    (one,) = doctor(raising(ValueError(sentences)))
+    assert "ValueError: It is of the wrong kind. Look at the manual" in one.evidence
+    assert "manual (line" in one.evidence
+
+
+def settings():
+    return (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+@pytest.fixture
+def _settings_at_the_end():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.set_grad_enabled(True)
+
+
+@pytest.mark.usefixtures("_settings_at_the_end")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: torch.set_default_dtype(torch.float64),
+        lambda: torch.set_default_device("meta"),
+        lambda: torch.set_num_threads(3),
+        lambda: torch.use_deterministic_algorithms(True),
+        lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+    ],
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_loss_sets_is_set_back(change, fails):
+    def loss(z, y):
+        change()
+        return ce(z, y if not fails else None)
+
+    probes.cache_clear()
+    before = settings()
+    assert doctor(loss, weight=[1.0] * 4, ignore_index=-100).causes == ["raises"] * fails
+    assert settings() == before
+
+
+@pytest.mark.usefixtures("_settings_at_the_end")
+def test_a_loss_that_turns_gradients_off():
+    def loss(z, y):
+        torch.set_grad_enabled(False)
+        return ce(z, y)
+
+    _right.cache_clear()
+    assert doctor(loss).causes == ["no-gradient"]
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.usefixtures("_settings_at_the_end")
+def test_a_program_with_another_default_device():
+    torch.set_default_device("meta")
+    probes.cache_clear()
+    for kind in ("multiclass", "soft", "binary", "multilabel"):
+        assert not doctor(bce if kind in BINARY_KINDS else ce, kind=kind)
+    assert torch.get_default_device().type == "meta"
+
+
 def test_two_examinations_say_the_same():
     for name in ("in place", "eps 1e-8", "torch"):
         loss, options = (MUSEUM | HEALTHY)[name][:2]
@@ -1447,6 +1690,11 @@ def test_it_is_fast():
         ({"dtype": torch.int64}, "dtype = torch.int64: expected torch.float32, "),
         ({"classes": 1}, "classes = 1: expected at least 2"),
         ({"weight": [1.0, -1.0]}, r"weight\[1\] = -1.0: expected positive and finite"),
+        ({"weight": "ab"}, r"weight = 'ab': expected positive numbers, of shape \(C,\)"),
+        ({"weight": "12"}, "weight = '12': expected positive numbers"),
+        ({"weight": 3.0}, r"weight = 3.0: expected positive numbers, of shape \(C,\)"),
+        ({"weight": [None, 1.0]}, r"weight = \[None, 1.0\]: expected positive numbers"),
+        ({"weight": torch.ones(2, 2)}, r"weight = tensor(.|\s)*: expected positive numbers"),
         ({"weight": [1.0]}, r"weight has shape \(1,\): expected \(C,\), C at least 2"),
         ({"weight": WEIGHT, "classes": 3}, r"weight has shape \(4,\): expected \(3,\)"),
         (BINARY | {"ignore_index": -1}, "ignore_index = -1: expected None for kind = 'binary'"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from celib.arguments.errors import integer, label, number, one_of, refuse_type
 from celib.diagnosis.findings import Finding, Findings
-from celib.diagnosis.given import Batch, tensor
+from celib.diagnosis.given import Batch, on_the_cpu, tensor
 from celib.diagnosis.rules import gradient, logits, loss, model, others, shapes, targets, values
 from celib.diagnosis.rules.rule import Rule
 from celib.losses.reduction import REDUCTIONS
@@ -103,10 +105,11 @@ def diagnose(
     z = tensor("logits", logits)
     z = z if z.is_floating_point() else z.double()
     z = z.reshape(1) if z.ndim == 0 and not binary else z
+    given = _optional("loss", loss)
     batch = Batch(
         logits=z,
         target=tensor("target", target),
-        loss_given=_optional("loss", loss),
+        loss_given=given,
         gradient=_optional("gradient", gradient),
         probabilities=_optional("probabilities", probabilities),
         weight=_optional("weight", weight),
@@ -115,10 +118,12 @@ def diagnose(
         reduction=reduction,
         label_smoothing=float(smoothing),
         binary=binary,
+        of_torch=isinstance(target, Tensor),
         axis=0 if binary else _axis(axis, z.ndim),
-        typed=_typed(loss),
+        typed=_typed(loss, given),
     )
-    return Findings(_look(batch))
+    with on_the_cpu():
+        return Findings(_look(_without_signs(batch)))
 
 
 def _optional(name: str, given: Any) -> Tensor | None:
@@ -131,17 +136,39 @@ def _axis(axis: int, ndim: int) -> int:
     return 0 if ndim == 1 else axis % ndim
 
 
-def _typed(loss: Any) -> float:
-    """Half a unit of the last digit of a number with few digits, which somebody typed in; else 0.
+def _typed(given: Any, loss: Tensor | None) -> float:
+    """Half a unit of the last digit of losses with few digits, which somebody rounded; else 0.
 
-    A loss that was computed in float32 has about 17 digits as a float of Python.
+    Those that were computed have more of them, but for an accident such as 800/64 = 12.5: nobody
+    rounds one number and makes a tensor of it. Half precision has few digits of its own.
     """
-    if isinstance(loss, Tensor | np.ndarray) or not isinstance(loss, float):
+    if loss is None or not bool(loss.isfinite().all()):
         return 0.0
-    digits, _, exponent = repr(float(loss)).partition("e")
-    if exponent or len(digits.lstrip("-0.").replace(".", "")) > 7:
+    if isinstance(given, Tensor | np.ndarray) and loss.numel() == 1 and bool(loss.any()):
         return 0.0
-    return 0.5 * 10.0 ** -len(digits.partition(".")[2])
+    if not loss.is_floating_point():
+        return 0.5
+    exact, eps = loss.double(), torch.finfo(loss.dtype).eps
+    top = exact.abs().max().item() if loss.numel() else 0.0
+    for digits in range(1, 7):
+        # Where the numbers of the dtype are not much closer, every loss has so few digits.
+        if loss.dtype.itemsize < 4 or 10.0**-digits < 50 * eps * top:
+            break
+        rounded = (exact * 10**digits).round() / 10**digits
+        if torch.equal(rounded.to(loss.dtype), loss):
+            return 0.5 * 10.0**-digits
+    return 0.0
+
+
+def _without_signs(batch: Batch) -> Batch:
+    """The same with labels 0 and 1, if those of -1 and 1 are what the loss was made for."""
+    y = batch.target.double()
+    if not batch.binary or batch.loss_given is None or not bool((y.abs() == 1).all()):
+        return batch
+    if any(rule.look(batch) for rule in (*shapes.RULES, *others.RULES)):
+        return batch
+    halved = replace(batch, target=(y + 1) / 2)
+    return halved if halved.explained else batch
 
 
 def _look(batch: Batch) -> Iterable[Finding]:

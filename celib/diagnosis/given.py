@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -25,7 +26,12 @@ SHARP = 3e-4
 
 def tensor(name: str, given: Any) -> Tensor:
     """An argument as a tensor on the CPU, off its graph. The values are not copied."""
-    found = arrays.values(name, given)
+    try:
+        found = arrays.values(name, given)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # an object of the reader's own may raise anything
+        raise ValueError(f"{name} raises {type(error).__name__}: expected numbers") from error
     if not isinstance(found, Tensor):
         found = arrays.to_tensor(name, found, "cpu")
     if found.is_complex() or found.is_quantized:
@@ -35,6 +41,14 @@ def tensor(name: str, given: Any) -> Tensor:
     if not arrays.readable(found):  # meta, fake, or one of many under vmap
         raise ValueError(f"{name} is a tensor that holds no values here: expected numbers")
     return cast(Tensor, found)
+
+
+@contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """Make tensors there, also in a program that has set another device as the default."""
+    elsewhere = torch.get_default_device().type != "cpu"
+    with torch.device("cpu") if elsewhere else nullcontext():
+        yield
 
 
 def distinct(a: Tensor) -> list[int]:
@@ -67,7 +81,8 @@ class Batch:
     label_smoothing: float
     binary: bool
     axis: int
-    #: Half a unit of the last digit of a loss that was typed in, such as 1.4612; else 0.
+    of_torch: bool  #: whether the targets came as a tensor
+    #: Half a unit of the last digit of losses that were rounded, such as to 1.4612; else 0.
     typed: float
 
     def __post_init__(self) -> None:
@@ -176,9 +191,26 @@ class Batch:
         return z if self.allowed is None else z.masked_fill(~self.allowed, -math.inf)
 
     @cached_property
+    def top(self) -> Tensor:
+        """The largest logit of each row, (n)."""
+        return self.z if self.binary else self.z.amax(-1)
+
+    @cached_property
+    def needed(self) -> Tensor:
+        """The logits of classes that the target of their row gives a share, (n, .), or NaN."""
+        if self.soft:
+            return self.z.masked_fill(~(self.q(0.0) > 0), math.nan)
+        return self.z.gather(1, self._y_inside[:, None])
+
+    @cached_property
     def y(self) -> Tensor:
         """The classes, (n), as integers."""
         return self.target.reshape(-1).long()
+
+    @cached_property
+    def _y_inside(self) -> Tensor:
+        """The same, and 0 in rows that do not take part, which may have any label."""
+        return torch.where(self.kept & (self.y >= 0) & (self.y < self.classes), self.y, 0)
 
     def q(self, smoothing: float) -> Tensor:
         """The targets as distributions, (n, C), smoothed over the classes that are not masked."""
@@ -188,9 +220,7 @@ class Batch:
         if self.soft:
             q = self.by_rows(self.target).double()
         else:
-            # Rows that do not take part may have any label.
-            y = torch.where(self.kept & (self.y >= 0) & (self.y < self.classes), self.y, 0)
-            q = torch.nn.functional.one_hot(y, self.classes).double()
+            q = torch.nn.functional.one_hot(self._y_inside, self.classes).double()
         if not smoothing:
             return q
         open_ = (self.z > -math.inf).double()
@@ -223,10 +253,22 @@ class Batch:
 
     def each(self, log_probs: Tensor, smoothing: float | None = None) -> Tensor:
         """The losses of all rows, (n), with weights, from the logarithms of probabilities."""
-        q = self.q(self.label_smoothing if smoothing is None else smoothing)
+        smoothing = self.label_smoothing if smoothing is None else smoothing
+        if not (smoothing or self.soft or self.binary):
+            return self._each_of_classes(log_probs)
+        q = self.q(smoothing)
         q = q if self.factor is None else q * self.factor
         # A class that no target needs adds nothing, even if its probability is 0.
         return -torch.where(q == 0, 0.0, q * log_probs).sum(-1)
+
+    def _each_of_classes(self, log_probs: Tensor) -> Tensor:
+        """The same, where only the class of the target counts: without a table of them."""
+        y = self._y_inside
+        found = -log_probs.gather(1, y[:, None])[:, 0]
+        if self.factor is None:
+            return found
+        factor = self.factor[y]
+        return torch.where(factor == 0, 0.0, factor * found)
 
     def reduced(self, each: Tensor, kept: Tensor | None = None) -> list[float]:
         """What the loss of all may be: torch's mean, and that over the count of targets."""
@@ -262,13 +304,13 @@ class Batch:
             half = dtype in (torch.float16, torch.bfloat16)
             if half and torch.tensor(loss, dtype=dtype).double().item() == loss:
                 return torch.finfo(dtype).eps
-        return max(RELATIVE, self.typed / abs(loss))
+        count = 1 if self.loss_given is None else self.loss_given.numel()
+        return max(RELATIVE, self.typed * count / abs(loss))
 
     @cached_property
     def atol(self) -> float:
         """The same as an absolute error: a log-sum-exp is as large as the logits, and rounded."""
-        top = self.z if self.binary else self.z.amax(-1)
-        top = top[self.kept & top.isfinite()]
+        top = self.top[self.kept & self.top.isfinite()]
         offset = 0.0 if self.binary or not len(top) else top.abs().max().item()
         return ABSOLUTE + offset * torch.finfo(torch.float32).eps
 
@@ -277,6 +319,13 @@ class Batch:
         if self.loss is None or not math.isfinite(value):
             return False
         return abs(self.loss - value) <= self.atol + self.rtol * abs(value)
+
+    @cached_property
+    def rounded_to_0(self) -> bool:
+        """Whether losses of 0 may be numbers that somebody rounded to a digit or more."""
+        if self.reduction != "none":
+            return self.right[0] <= self.typed
+        return bool((self.each(self.log_p)[self.kept] <= self.typed).all())
 
     @cached_property
     def explained(self) -> bool:
@@ -288,6 +337,8 @@ class Batch:
         """Whether the loss that was given is clearly not that of the batch."""
         loss = self.loss
         if loss is None or not math.isfinite(loss) or not all(map(math.isfinite, self.right)):
+            return False
+        if loss == 0 and self.rounded_to_0:
             return False
         return all(
             abs(loss - value) > 20 * (self.atol + self.rtol * abs(value)) + 0.002 * abs(value)

@@ -12,20 +12,31 @@ import inspect
 import io
 import math
 import random
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from celib.arguments.arrays import readable
-from celib.arguments.errors import integer, label, one_of, positive, refuse_type, where_raised
+from celib.arguments.errors import (
+    integer,
+    label,
+    one_of,
+    positive,
+    refuse,
+    refuse_type,
+    where_raised,
+)
 from celib.diagnosis.findings import Finding, Findings
+from celib.diagnosis.given import on_the_cpu
 from celib.diagnosis.mistakes.formulas import (
     FORMULAS,
     REDUCTIONS,
@@ -59,7 +70,9 @@ def doctor(
 
     Use it for a cross-entropy that you wrote, or whose options you are not sure of. It calls the
     loss on about twenty small batches, each of which breaks some way of writing it, and compares
-    value and gradient with the right ones.
+    value and gradient with the right ones. Random numbers and the settings of torch are left as
+    they were. The buffers of a module of yours may change, such as the running means of a
+    normalisation in training: call ``.eval()`` first, or give a copy.
 
     A loss whose only errors are those of rounding passes, also where a confident and right answer
     gets the loss 0 in float32, as it does in torch. A factor, a smoothing or another normalisation
@@ -108,7 +121,7 @@ def doctor(
         Nothing odd was found.
     """
     s = _setting(loss_fn, kind, reduction, dtype, ignore_index, weight, classes, gradient, strict)
-    with torch.inference_mode(False), torch.enable_grad(), _randomness_kept():
+    with torch.inference_mode(False), torch.enable_grad(), _randomness_kept(), on_the_cpu():
         if dtype.itemsize == 2:
             # In half precision a mistake is hidden by rounding, or looks like another one.
             found = Findings(_examine(loss_fn, replace(s, dtype=torch.float32)))
@@ -127,6 +140,30 @@ def _randomness_kept() -> Iterator[None]:
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Leave what is set for all of torch as it is, whatever the loss sets."""
+    kept: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_default_device, _set_device),
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    ]
+    before = [get() for get, _ in kept]
+    try:
+        yield
+    finally:
+        for (get, put), value in zip(kept, before, strict=True):
+            if get() != value:
+                put(value)
+
+
+def _set_device(device: torch.device) -> None:
+    # The CPU is the device of a program that sets none.
+    torch.set_default_device(None if device.type == "cpu" else device)
 
 
 def _setting(
@@ -155,13 +192,23 @@ def _setting(
     if classes is not None:
         classes = integer("classes", classes, lambda n: n >= 2, "at least 2")
     if weight is not None:
-        weight = tuple(positive(f"weight[{k}]", float(w)) for k, w in enumerate(weight))
+        weight = tuple(positive(f"weight[{k}]", w) for k, w in enumerate(_floats(weight)))
         if len(weight) < 2 or classes not in (None, len(weight)):
             raise ValueError(
                 f"weight has shape ({len(weight)},): expected ({classes or 'C'},), C at least 2"
             )
         classes = len(weight)
     return Setting(kind, reduction, dtype, ignore_index, weight, classes, gradient, strict)
+
+
+def _floats(weight: Any) -> list[float]:
+    """The weights as numbers, of any container that has some."""
+    try:
+        if isinstance(weight, str | bytes):
+            raise ValueError
+        return [float(w) for w in weight]
+    except Exception:
+        refuse("weight", (), _shortened(repr(weight)), "positive numbers, of shape (C,)")
 
 
 # Calling the loss.
@@ -185,6 +232,27 @@ class _Trouble(Exception):
         self.finding = _finding(cause, evidence)
 
 
+class _Ear:
+    """A standard output that keeps what this thread prints, and passes on what others do."""
+
+    def __init__(self) -> None:
+        self.text = io.StringIO()
+        self.thread = threading.get_ident()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        self.others = sys.stdout
+        with redirect_stdout(cast(TextIO, self)):
+            yield
+
+    def write(self, text: str) -> int:
+        mine = threading.get_ident() == self.thread
+        return self.text.write(text) if mine else self.others.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["others"], name)
+
+
 class _Patient:
     """The loss, and what it does beside returning something."""
 
@@ -192,7 +260,7 @@ class _Patient:
         self.loss_fn = loss_fn
         self.s = s
         self.calls = 0
-        self.printed = io.StringIO()
+        self.printed = _Ear()
         self.changed: str | None = None  # what it changed, and where
 
     def ask(self, one: Probe, upstream: float = 1.0) -> Answer:
@@ -202,7 +270,7 @@ class _Patient:
         given, target = logits.clone(), one.target.clone()
         self.calls += 1
         try:
-            with redirect_stdout(self.printed), warnings.catch_warnings():
+            with self.printed.listening(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 result = self._call(one, given, target)
                 self._compare_inputs(one, given, target)
@@ -214,7 +282,7 @@ class _Patient:
 
     def _call(self, one: Probe, given: Tensor, target: Tensor) -> Any:
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), _settings_kept():
                 return self.loss_fn(given, target)
         except (Exception, SystemExit) as error:
             raise _raised(error, self.loss_fn, one, "") from None
@@ -223,9 +291,12 @@ class _Patient:
         if self.changed is not None:
             return
         before = {"logits": one.logits.to(self.s.dtype), "target": one.target}
-        for (name, old), new in zip(before.items(), (given.detach(), target), strict=True):
-            if not torch.equal(old, new):
-                self.changed = f"For {_shown(one)} it leaves `{name} = {_list(new)}` behind."
+        for (name, old), new in zip(before.items(), (given, target), strict=True):
+            try:
+                if not torch.equal(old, new.detach()):
+                    self.changed = f"For {_shown(one)} it leaves `{name} = {_list(new)}` behind."
+            except Exception:  # of another class, device or layout now
+                self.changed = f"For {_shown(one)} it leaves other `{name}` behind."
 
     def _slope(self, one: Probe, result: Any, logits: Tensor, upstream: float) -> Tensor | None:
         if not (self.s.gradient and isinstance(result, Tensor) and result.requires_grad):
@@ -255,9 +326,12 @@ def _value(result: Any, one: Probe, s: Setting) -> Tensor:
     if s.reduction != "none" and value.numel() == 1:
         value = value.reshape(())
     if tuple(value.shape) not in expected:
+        counted = int(one.counts.sum())
+        only = s.reduction == "none" and tuple(value.shape) == (counted,) and "ignored" in one.name
+        which = f", one loss for each of the {counted} targets that are not ignored" * only
         raise _Trouble(
             "wrong-shape",
-            f"For {_shown(one)} it returns an array of shape {tuple(value.shape)}; "
+            f"For {_shown(one)} it returns an array of shape {tuple(value.shape)}{which}; "
             f"{expected[0]} is right for reduction={s.reduction!r}.",
         )
     return value.double()
@@ -265,12 +339,14 @@ def _value(result: Any, one: Probe, s: Setting) -> Tensor:
 
 def _numbers(result: Any) -> Tensor | None:
     """The same as a tensor on the CPU; None if it holds no real numbers."""
-    if not isinstance(result, (Tensor, int, float)) and not hasattr(result, "__array__"):
-        return None
     try:
+        if not isinstance(result, (Tensor, int, float)) and not hasattr(result, "__array__"):
+            return None
         if isinstance(result, Tensor):
             dense = result if result.layout == torch.strided else result.to_dense()
             value = dense.detach().cpu()
+            if type(result) is not Tensor or result.is_nested:
+                value = torch.tensor(value.tolist(), dtype=value.dtype)
             return value if readable(value) else None
         found = np.asarray(result)
         # torch knows neither long doubles nor the other order of bytes.
@@ -288,7 +364,7 @@ _NO_DEVICE = ("CUDA", "NVIDIA", "MPS", "mps", "HIP", "XPU")
 
 def _raised(error: BaseException, loss_fn: Any, one: Probe, when: str) -> _Trouble:
     """The trouble with an error: what it says, and the line of the reader's that it came from."""
-    says = " ".join(str(error).split())
+    says = _message(error)
     evidence = f"For {_shown(one)} it raises {type(error).__name__}{when}{f': {says}' * bool(says)}"
     evidence = evidence.rstrip(".") + _place(error)
     if any(word in says for word in _NO_DEVICE):
@@ -300,10 +376,33 @@ def _raised(error: BaseException, loss_fn: Any, one: Probe, when: str) -> _Troub
     try:
         inspect.signature(loss_fn).bind(one.logits, one.target)
     except TypeError as reason:
-        return _Trouble("raises", f"It cannot be called with two arguments: {reason}.")
-    except ValueError:
-        pass  # some functions of C have no signature
+        return _Trouble("raises", f"It cannot be called with two arguments: {_message(reason)}.")
+    except Exception:
+        pass  # some functions of C have no signature, and some objects raise what they like
     return _Trouble("raises", evidence)
+
+
+def _message(error: BaseException) -> str:
+    """What an error says, in one line."""
+    try:
+        text = str(error)
+    except Exception:  # code of the reader's own
+        return ""
+    # Half of a pair that stands for one character cannot be printed.
+    return _shortened(" ".join(text.encode("utf-8", "replace").decode().split()))
+
+
+_LONG = 200
+
+
+def _shortened(text: str) -> str:
+    """At most about 200 characters: to the end of a sentence, if one ends there, or of a word."""
+    if len(text) <= _LONG:
+        return text
+    start = text[:_LONG]
+    if ". " in start:
+        return start[: start.rindex(". ")]
+    return f"{start.rpartition(' ')[0] or start} ..."
 
 
 def _place(error: BaseException) -> str:
@@ -432,6 +531,13 @@ def _case(answers: list[Answer], s: Setting) -> Case:
 _SPECIAL = ("masked", "ignored", "all ignored")
 
 
+# What follows from a mistake that is named.
+_EXPLAINED_BY = {
+    "argmax-inside": ("no-gradient", "zero-gradient"),
+    "softmax-axis": ("zero-gradient",),  # of a single column it is 1
+}
+
+
 def _examine(loss_fn: Callable[..., Any], s: Setting) -> Iterator[Finding]:
     patient, inputs = _Patient(loss_fn, s), probes(s)
     first = patient.ask(inputs[0])
@@ -452,8 +558,8 @@ def _examine(loss_fn: Callable[..., Any], s: Setting) -> Iterator[Finding]:
     yield from _raising(usual)
     case = _case([a for a in usual if a.trouble is None], s)
     found = [*_without_gradient(case), *_values(case, special)]
-    if "argmax-inside" in {one.cause for one in found}:  # which says that there is no gradient
-        found = [one for one in found if one.cause not in ("no-gradient", "zero-gradient")]
+    silent = {cause for one in found for cause in _EXPLAINED_BY.get(one.cause, ())}
+    found = [one for one in found if one.cause not in silent]
     found = found or [*_gradients(case)] or [*_upstream(patient, case)]
     yield from found
     if not found:
@@ -466,7 +572,7 @@ def _beside(patient: _Patient) -> Iterator[Finding]:
     """What the loss does beside returning something."""
     if patient.changed is not None:
         yield _finding("changes-input", patient.changed)
-    if (printed := patient.printed.getvalue()).strip():
+    if (printed := patient.printed.text.getvalue()).strip():
         first = printed.strip().splitlines()[0]
         yield _finding("prints", f"In {patient.calls} calls it printed, first: {first[:60]!r}.")
 
@@ -741,7 +847,11 @@ def _upstream(patient: _Patient, case: Case) -> Iterator[Finding]:
 
 
 def _specials(special: list[Answer], s: Setting) -> Iterator[Finding]:
+    shapes = [a.trouble for a in special if a.trouble and a.trouble.cause == "wrong-shape"]
+    yield from shapes[:1]
     for a in special:
+        if a.trouble in shapes:
+            continue
         judge = {"masked": _masked, "ignored": _ignored, "all ignored": _all_ignored}
         yield from judge[a.probe.name](a, s)
 

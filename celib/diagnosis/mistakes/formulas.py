@@ -104,9 +104,9 @@ def _focal(z: Tensor, t: Tensor, gamma: float, factor: float = 1.0) -> Tensor:
     return -factor * _taken((1 - _p(z)) ** gamma * _lp(z), t)
 
 
-def _hinge_sum(z: Tensor, t: Tensor) -> Tensor:
+def _hinge_sum(z: Tensor, t: Tensor, power: int = 1) -> Tensor:
     margin = (1 + z - (t * z).sum(1, keepdim=True)).clamp(min=0)
-    return (margin * (1 - t)).sum(1)
+    return (margin**power * (1 - t)).sum(1)
 
 
 def _hinge_max(z: Tensor, t: Tensor) -> Tensor:
@@ -137,11 +137,11 @@ def _table_of_lp(z: Tensor, t: Tensor) -> Tensor:
 
 
 def _fit_eps(seen: Seen, classes: int) -> float:
-    return _within(math.exp(-seen("beyond")), 1e-45, 0.5)
+    return _within(math.exp(-seen("beyond")), 1e-310, 0.5)
 
 
 def _fit_bound(seen: Seen, classes: int) -> float:
-    return _round(_within(seen("beyond"), 1, 1000))
+    return _round(_within(seen("beyond"), 1, 2e4))
 
 
 def _fit_scale(seen: Seen, classes: int) -> float:
@@ -149,7 +149,12 @@ def _fit_scale(seen: Seen, classes: int) -> float:
 
 
 def _fit_clamp(seen: Seen, classes: int) -> float:
-    return _within(math.log(math.exp(seen("beyond")) - 1 - share_of_others(classes)), 0.5, 200)
+    return _within(_log_less(seen("beyond"), 1 + share_of_others(classes)), 0.5, 2e4)
+
+
+def _log_less(a: float, part: float) -> float:
+    """log(exp(a) - part), of an a that may be large."""
+    return a + math.log1p(-part * math.exp(-a))
 
 
 def _fit_temperature(seen: Seen, classes: int) -> float:
@@ -236,6 +241,12 @@ MULTICLASS: list[Formula] = [
         lambda z, b: _lp(z.clamp(-b, b)),
         _fit_clamp,
     ),
+    _indexed(
+        "logits-clamped",
+        "the loss of z.clamp(max={0:.4g})",
+        lambda z, b: _lp(z.clamp(max=b)),
+        _fit_clamp,
+    ),
     _indexed("softmax-twice", "-log(softmax(softmax(z)))", lambda z: _lp(_p(z))),
     _indexed("sigmoid-before-softmax", "-log(softmax(sigmoid(z)))", lambda z: _lp(z.sigmoid())),
     _indexed("no-softmax", "-z", lambda z: z),
@@ -286,6 +297,13 @@ MULTICLASS: list[Formula] = [
     Formula(("hinge",), "`multi_margin_loss`", lambda z, t: _hinge_sum(z, t) / z.shape[1]),
     Formula(("hinge",), "the sum over the other classes", _hinge_sum),
     Formula(("hinge",), "the best of the other classes", _hinge_max),
+    Formula(
+        ("hinge",),
+        "`multi_margin_loss` with p=2",
+        lambda z, t: _hinge_sum(z, t, 2) / z.shape[1],
+    ),
+    Formula(("hinge",), "the sum of the squares", lambda z, t: _hinge_sum(z, t, 2)),
+    Formula(("hinge",), "the square of the best", lambda z, t: _hinge_max(z, t).square()),
     Formula(("perplexity",), "1 / p", lambda z, t: right(z, t).exp()),
     Formula(("argmax-inside",), "argmax(z) != target", _errors),
     _indexed("argmax-inside", "-log(round(softmax(z)))", lambda z: _p(z).round().log()),
@@ -385,7 +403,7 @@ def _fit_scale_binary(seen: Seen, classes: int) -> float:
 
 
 def _fit_clamp_binary(seen: Seen, classes: int) -> float:
-    return _round(_within(math.log(math.expm1(seen("beyond"))), 0.5, 200))
+    return _round(_within(_log_less(seen("beyond"), 1), 0.5, 2e4))
 
 
 def _fit_temperature_binary(seen: Seen, classes: int) -> float:
@@ -442,14 +460,14 @@ BINARY: list[Formula] = [
     # First those with a round bound: others have the same values for one that is not round.
     _chosen(
         "log-clamped",
-        "-log(p).clamp(min=-{0:.4g})",
+        "-log(p).clamp(min=-{0:.4g}), or with z.clamp(-{0:.4g}, {0:.4g})",
         lambda z, b: z.sigmoid().log().clamp(min=-b),
         lambda z, b: (1 - z.sigmoid()).log().clamp(min=-b),
         _fit_bound,
     ),
     _chosen(
         "log-clamped",
-        "-logsigmoid(z).clamp(min=-{0:.4g})",
+        "-logsigmoid(z).clamp(min=-{0:.4g}), or with z.clamp(-{0:.4g}, {0:.4g})",
         lambda z, b: F.logsigmoid(z).clamp(min=-b),
         lambda z, b: F.logsigmoid(-z).clamp(min=-b),
         _fit_bound,
@@ -540,6 +558,16 @@ BINARY: list[Formula] = [
     Formula(("squared-error",), "(p - y)^2", lambda z, y: (z.sigmoid() - y).square()),
     Formula(("squared-error",), "(z - y)^2", lambda z, y: (z - y).square()),
     Formula(("hinge",), "max(0, 1 - (2y - 1) z)", lambda z, y: (1 - (2 * y - 1) * z).clamp(min=0)),
+    Formula(
+        ("hinge",),
+        "max(0, 1 - (2y - 1) z)^2",
+        lambda z, y: (1 - (2 * y - 1) * z).clamp(min=0).square(),
+    ),
+    Formula(
+        ("hinge", "labels-plus-minus"),
+        "max(0, 1 - y z)",
+        lambda z, y: (1 - y * z).clamp(min=0),
+    ),
     Formula(("perplexity",), "1 / p", lambda z, y: right_binary(z, y).exp()),
     Formula(
         ("argmax-inside",),
@@ -731,6 +759,12 @@ REDUCTIONS: list[Reduction] = [
         "the loss divided by the number of classes",
         lambda s: s.kind in ("multiclass", "soft"),
         _over(lambda one: one.width),
+    ),
+    Reduction(
+        "perplexity",
+        "the exponential of the loss of the batch",
+        lambda s: s.reduction != "none",
+        lambda rows, one, s: _usual(rows, one, s).exp(),
     ),
     Reduction(
         "divided-twice",

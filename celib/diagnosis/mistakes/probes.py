@@ -10,9 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# How far two logits have to be apart, or from 0, for `exp` to overflow and to underflow. Powers of
-# two, which every dtype holds.
-BEYOND = {torch.float16: 32.0, torch.bfloat16: 256.0, torch.float32: 256.0, torch.float64: 2048.0}
+# How far two logits have to be apart, or from 0, for `exp` to overflow and to underflow, and to be
+# outside of the bounds that people put on logits; but not as far as -1e4, which is a usual stand-in
+# for -inf. Powers of two, which every dtype holds.
+BEYOND = {
+    torch.float16: 32.0,
+    torch.bfloat16: 256.0,
+    torch.float32: 2.0**13,
+    torch.float64: 2.0**13,
+}
 
 # How far apart they have to be for `exp` to underflow alone, even after a shift by their mean.
 UNDERFLOW = {torch.float16: 20.0, torch.bfloat16: 112.0, torch.float32: 112.0, torch.float64: 800.0}

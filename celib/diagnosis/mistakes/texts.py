@@ -235,8 +235,8 @@ TEXTS: dict[str, Text] = {
         STRANGE,
     ),
     "labels-plus-minus": Text(
-        "The loss expects the labels -1 and 1, and gets 0 and 1: every 0 costs log 2, whatever "
-        "the logit.",
+        "The loss expects the labels -1 and 1, and gets 0 and 1: every 0 costs the same, log 2 or "
+        "the margin, whatever the logit.",
         "Pass `2 * target - 1`, or use a loss of labels 0 and 1.",
         SHAPES,
     ),
@@ -417,7 +417,8 @@ TEXTS: dict[str, Text] = {
     ),
     "wrong-shape": Text(
         "What the loss returns has the wrong shape for the reduction that is asked for.",
-        "Reduce it, such as with `.mean()`, or ask with the reduction that it has.",
+        "Reduce it, such as with `.mean()`, or ask with the reduction that it has. With "
+        "reduction='none' give targets that are ignored the loss 0, as torch does.",
         SHAPES,
     ),
     "changes-input": Text(

@@ -134,6 +134,30 @@ def gradient_softmax_twice(b: Batch) -> str | None:
     )
 
 
+@rule(
+    RULES,
+    "gradient-sign",
+    STRANGE,
+    what="The gradient is minus that of the batch: a step against it raises the loss. Nothing is "
+    "wrong if it is meant to be turned around, as by a gradient reversal.",
+    cure="Look for a sign in the loss or in a backward pass of your own: the gradient is p minus "
+    "the target.",
+    certain=False,
+)
+def gradient_sign(b: Batch) -> str | None:
+    g = _given(b)
+    if g is None or b.gradient is None or not b.gradient.is_floating_point() or not bool(g.any()):
+        return None
+    expected = _of_batch(b)
+    # Of a few numbers, a gradient of another loss has this direction by accident.
+    if expected.numel() - (0 if b.binary else b.n) < 4 or expected.abs().max() < _WRONG:
+        return None
+    misfit = _misfit(-g, expected)
+    if misfit > max(1e-3, 2 * torch.finfo(b.gradient.dtype).eps):
+        return None
+    return f"Up to a positive factor it differs from minus that gradient by {100 * misfit:.2g} %."
+
+
 def _misfit(g: Tensor, expected: Tensor) -> float:
     """What is left of g, as a share of its norm, after the best multiple of another gradient."""
     along = (g * expected).sum() / (expected * expected).sum().clamp(min=1e-300)

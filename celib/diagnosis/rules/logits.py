@@ -40,7 +40,7 @@ def probabilities_as_logits(b: Batch) -> str | None:
     if bool(((p == 0) | (p == 1)).all()):
         return None
     miss = (p.sum(-1) - 1).abs().max().item()
-    if miss > _sum_tolerance(b, p) or _takes_probabilities(b):
+    if miss > _sum_tolerance(b, p) or _by_accident(p) or _takes_probabilities(b):
         return None
     floor = number(math.log1p((count - 1) / math.e))
     return (
@@ -56,6 +56,17 @@ def _sum_tolerance(b: Batch, p: Tensor) -> float:
         return SUM_TOLERANCE
     eps = torch.finfo(b.logits.dtype).eps
     return -1.0 if eps > 1e-4 else 8 * eps
+
+
+def _by_accident(p: Tensor) -> bool:
+    """Whether numbers with so few digits may sum to 1 in all of these rows without a reason.
+
+    Of rows of numbers with d digits about one in 10^d does; equal rows are one piece of evidence.
+    """
+    for unit in (1.0, 2.0, 4.0, 5.0, 8.0, 10.0, 16.0, 20.0, 100.0, 1e3):
+        if bool(((p * unit - (p * unit).round()).abs() <= 1e-5 * unit).all()):
+            return len(torch.unique(p, dim=0)) * math.log10(unit) < 3.9
+    return False
 
 
 def _takes_probabilities(b: Batch) -> bool:
@@ -197,15 +208,15 @@ def class_axis_unseen(b: Batch) -> str | None:
 )
 def rows_in_another_order(b: Batch) -> str | None:
     flat = b.logits.ndim == 2 and b.axis == 1 and not (b.soft or b.binary)
-    # Each order costs a pass over the logits.
-    flat = flat and b.logits.numel() < 2**24
     if not flat or b.mask_kind == "classes" or int(b.kept.sum()) < 32:
         return None
     guess, y = b.z.argmax(-1)[b.kept], b.y[b.kept]
     if _has_learned(b, guess, y):
         return None
-    for how, elsewhere in _other_orders(b):
-        found = _only_there(b, guess, y, elsewhere[b.kept])
+    some = _some(b)
+    guess, y = b.z[some].argmax(-1), b.y[some]
+    for how, elsewhere in _other_orders(b, some):
+        found = _only_there(b, guess, y, elsewhere)
         if found:
             return (
                 f"As they are, {100 * found[0]:.3g} % of {len(y)} predictions are right, and "
@@ -214,20 +225,35 @@ def rows_in_another_order(b: Batch) -> str | None:
     return None
 
 
-def _other_orders(b: Batch) -> Iterator[tuple[str, Tensor]]:
-    """The predictions, (n), for each way in which the rows may have been flattened."""
-    rows = b.z.argmax(-1)
+def _some(b: Batch) -> Tensor:
+    """Which rows are looked at: all that take part, or as many of them as tell enough.
+
+    There may be hundreds of orders, and each costs a pass over the logits of these rows.
+    """
+    kept = b.kept.nonzero().flatten()
+    most = min(max(2**21 // b.classes, 64), 4096)
+    if len(kept) <= most:
+        return kept
+    draw = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))
+    return kept[draw[:most]]
+
+
+def _other_orders(b: Batch, at: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The predictions at some targets, for each way in which the rows may have been flattened."""
+    rows, numbers = b.z.argmax(-1), b.logits.reshape(-1)
+    classes = torch.arange(b.classes)
     for first in range(2, b.n // 2 + 1):
         if b.n % first:
             continue
         second = b.n // first
         yield (
             f"the logits are rows of shape ({first}, {second}) and the targets their transpose",
-            rows.reshape(first, second).T.reshape(-1),
+            rows[at % first * second + at // first],
         )
+        start = at // second * b.classes * second + at % second
         yield (
             f"the logits are read as ({first}, C, {second})",
-            b.logits.reshape(first, b.classes, second).argmax(1).reshape(-1),
+            numbers[start[:, None] + classes * second].argmax(1),
         )
 
 
@@ -275,6 +301,108 @@ def probabilities_axis(b: Batch) -> str | None:
         if k != b.axis and _is_reported(b, b.by_rows(b.logits.double().softmax(k))):
             return f"They equal the softmax along axis {k}; the classes are along axis {b.axis}."
     return None
+
+
+@rule(
+    RULES,
+    "probabilities-outside",
+    SHAPES,
+    what="What is reported as probabilities are none: some are below 0 or above 1. Nothing is "
+    "wrong if they are meant to be percentages, logarithms or logits.",
+    cure="Report `logits.softmax(1)`, or `logits.sigmoid()` for binary targets.",
+    certain=False,
+)
+def probabilities_outside(b: Batch) -> str | None:
+    if b.probabilities is None:
+        return None
+    p = b.by_rows(b.probabilities).double()[b.kept]
+    p = p[p.isfinite()]
+    if not len(p) or bool(((p >= -_ENTRY) & (p <= 1 + _ENTRY)).all()):
+        return None
+    same = b.by_rows(b.logits).double()[b.kept]
+    known = {"the logits themselves": same, "`log_softmax` of them": b.log_p[b.kept]}
+    which = [says for says, a in known.items() if a.numel() == p.numel() and _close(p, a)]
+    return (
+        f"They go from {number(p.min().item())} to {number(p.max().item())}"
+        f"{f', and are {which[0]}' if which else ''}."
+    )
+
+
+# How far outside [0, 1] half precision may lead.
+_ENTRY = 2.0**-7
+
+
+def _close(p: Tensor, other: Tensor) -> bool:
+    p, other = p.reshape(-1), other.reshape(-1)
+    return bool(((p - other).abs() <= 1e-2 * other.abs() + 1e-5).all())
+
+
+@rule(
+    RULES,
+    "probabilities-sigmoid",
+    STRANGE,
+    what="The reported probabilities are a sigmoid of each logit, and do not sum to 1 over the "
+    "classes. Nothing is wrong if several classes may be right at once; then the loss is binary, "
+    "and `binary=True` belongs here.",
+    cure="If one class is right, report `logits.softmax(1)`.",
+    certain=False,
+)
+def probabilities_sigmoid(b: Batch) -> str | None:
+    if b.probabilities is None or b.binary or _is_reported(b, b.z.softmax(-1)):
+        return None
+    sigmoid = b.z.sigmoid()
+    if not b.kept.any() or not _is_reported(b, sigmoid):
+        return None
+    total = sigmoid[b.kept].sum(-1)
+    return f"The sums of the rows go from {number(total.min().item())} to {_top(total)}."
+
+
+def _top(a: Tensor) -> str:
+    return number(a.max().item())
+
+
+@rule(
+    RULES,
+    "probabilities-temperature",
+    STRANGE,
+    what="The reported probabilities are those of the logits times a constant, so they are not the "
+    "ones that the loss sees. Nothing is wrong if a temperature is meant, as after a calibration.",
+    cure="Report `logits.softmax(1)`, or say beside the loss which temperature is applied.",
+    certain=False,
+)
+def probabilities_temperature(b: Batch) -> str | None:
+    if b.probabilities is None or _is_reported(b, b.probs(b.z)):
+        return None
+    factor = _factor(b, b.by_rows(b.probabilities).double())
+    if factor is None or not _is_reported(b, b.probs(factor * b.z)):
+        return None
+    # Where probabilities are nearly equal, all that is done to them looks like a temperature.
+    if (b.probs(factor * b.z) - b.probs(b.z))[b.kept].abs().max() < 0.01:
+        return None
+    return (
+        f"They equal those of {number(factor)} times the logits, a temperature of "
+        f"{number(1 / factor)}."
+    )
+
+
+def _factor(b: Batch, p: Tensor) -> float | None:
+    """By what the logits would have to be multiplied for these probabilities; None if by nothing.
+
+    Of a few numbers, or of few different ones, all that is done to them looks like a factor.
+    """
+    z, p = b.z[b.kept], p[b.kept]
+    log = p.logit() if b.binary else p.log()
+    seen = (p > 1e-6) & (p < 1 - 1e-6) & z.isfinite()
+    if not b.binary:  # compare with the mean of those that are seen, in each row
+        count = seen.sum(-1, keepdim=True).clamp(min=1)
+        z, log = (a - torch.where(seen, a, 0.0).sum(-1, keepdim=True) / count for a in (z, log))
+    z, log = z[seen], log[seen]
+    if len(z) - (0 if b.binary else len(p)) < 4 or not bool(z.any()):
+        return None
+    if len(torch.unique((50 * z / z.abs().max()).round())) < 5:
+        return None
+    factor = float((z * log).sum() / (z * z).sum())
+    return factor if math.isfinite(factor) and abs(factor) > 1e-3 else None
 
 
 @rule(

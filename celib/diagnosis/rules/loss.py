@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from celib.diagnosis.findings import HALF, NAN, PADDING, STRANGE, STUCK, ZERO
-from celib.diagnosis.given import ABSOLUTE, Batch
+from celib.diagnosis.findings import (
+    HALF,
+    NAN,
+    PADDING,
+    SHAPES,
+    STRANGE,
+    STUCK,
+    WEIGHTS,
+    ZERO,
+)
+from celib.diagnosis.given import ABSOLUTE, SHARP, Batch
 from celib.diagnosis.rules.rule import Evidence, Rule, number, rule
 
 RULES: list[Rule] = []
@@ -145,6 +155,9 @@ def constant_logits(b: Batch) -> str | None:
     balanced = entropy >= 0.9 * math.log(b.classes)
     if not (b.explained and (balanced or far)) or _spread(b) > 1e-7:
         return None
+    uniform = (frequency - 1 / b.classes).abs().sum().item() / 2
+    if _distance(b, frequency) < uniform / 4:  # it has learned them
+        return None
     return (
         f"{int(b.kept.sum())} rows are the same; the loss is {number(_mean(b))}, and "
         f"log {b.classes} is {number(math.log(b.classes))}."
@@ -220,8 +233,7 @@ def half_saturated(b: Batch) -> str | None:
     "weight of zeros, or a sum over nothing.",
 )
 def loss_zero(b: Batch) -> str | None:
-    # A number of Python may have been rounded to 0.0.
-    if b.loss != 0 or not b.apart or b.right[0] <= b.typed:
+    if b.loss != 0 or not b.apart:
         return None
     return f"The loss of the batch is {number(b.right[0])}."
 
@@ -234,8 +246,8 @@ def loss_zero(b: Batch) -> str | None:
     "softmax-twice",
     STUCK,
     what="The logits go through a softmax, or a sigmoid, before a loss that applies one itself. "
-    "The loss cannot fall below log(1 + (C - 1)/e), which is 0.3133 for 2 classes and 1.461 for "
-    "10, and its gradients are small.",
+    "With two softmaxes it cannot fall below log(1 + (C - 1)/e), 0.3133 for 2 classes and 1.461 "
+    "for 10, and its gradients are small.",
     cure="Give the loss the logits: `F.cross_entropy(logits, target)`, or "
     "`F.binary_cross_entropy_with_logits(logits, target)`; apply the softmax only to report.",
 )
@@ -398,6 +410,63 @@ def _after_sigmoid(b: Batch) -> Tensor:
     """The logarithms that BCELoss takes of a sigmoid in float32, in which 1 - p may be 0."""
     p = b.z.float().sigmoid()
     return torch.stack([(1 - p).log(), p.log()], -1).clamp(min=-100.0).double()
+
+
+# Labels and weights.
+
+
+@rule(
+    RULES,
+    "labels-plus-minus",
+    SHAPES,
+    what="The loss expects the labels -1 and 1, and got 0 and 1: every 0 costs log 2, whatever the "
+    "logit.",
+    cure="Give it `2 * target - 1`, or use `F.binary_cross_entropy_with_logits(logits, target)`.",
+)
+@if_apart
+def labels_plus_minus(b: Batch) -> str | None:
+    y = b.target.reshape(-1).double()
+    if not b.binary or not bool(((y == 0) | (y == 1))[b.kept].all()):
+        return None
+    each = torch.nn.functional.softplus(-y * b.z)
+    each = each if b.factor is None else each * b.factor[:, 0]
+    return _but(b, "the mean of log(1 + exp(-y z))") if b.instead(b.reduced(each)) else None
+
+
+@rule(
+    RULES,
+    "weight-not-used",
+    WEIGHTS,
+    what="The weights do not enter the loss.",
+    cure="Pass them on: `F.cross_entropy(logits, target, weight=weight)`. If the loss is to have "
+    "none, leave `weight` out here.",
+)
+@if_apart
+def weight_not_used(b: Batch) -> str | None:
+    if b.weight is None or not b.instead(replace(b, weight=None).right):
+        return None
+    return _but(b, "that without weights")
+
+
+@rule(
+    RULES,
+    "weights-over-n",
+    WEIGHTS,
+    what="The weighted losses are divided by the number of targets, where torch divides by the sum "
+    "of their weights. Nothing is wrong if that is meant, as in other libraries, but a batch of "
+    "rare classes then has larger gradients.",
+    cure="Divide by `weight[target].sum()`, or leave it and choose the learning rate for it.",
+    certain=False,
+)
+def weights_over_n(b: Batch) -> str | None:
+    # Of a single target it is not known whether its loss was reduced.
+    if b.loss is None or b.reduction != "mean" or len(b.right) < 2 or b.n == 1:
+        return None
+    by_weight, by_count = b.right
+    room = 20 * (b.atol + b.rtol * abs(by_weight)) + 0.002 * abs(by_weight)
+    if b.rtol > SHARP or not b.is_loss(by_count) or abs(b.loss - by_weight) <= room:
+        return None
+    return _but(b, f"the weighted sum divided by {int(b.kept.sum())}")
 
 
 # Masks and divisors.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from celib.diagnosis.findings import WEIGHTS
 from celib.diagnosis.given import Batch
+from celib.diagnosis.rules.loss import constant_logits, ignores_input
 from celib.diagnosis.rules.rule import Rule, number, rule
 
 RULES: list[Rule] = []
@@ -28,7 +29,7 @@ RULES: list[Rule] = []
     certain=False,
 )
 def majority_only(b: Batch) -> str | None:
-    if b.soft or int(b.kept.sum()) < 100:
+    if b.soft or int(b.kept.sum()) < 100 or ignores_input(b) or constant_logits(b):
         return None
     p = b.log_p[b.kept].exp()
     labels = b.target.reshape(-1)[b.kept]

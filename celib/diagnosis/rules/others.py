@@ -20,18 +20,43 @@ RULES: list[Rule] = []
     "shape of the logits.",
 )
 def odd_argument(b: Batch) -> str | None:
-    if b.mask is not None and b.mask_kind == "odd":
-        others = int(((b.mask != 0) & (b.mask != 1)).sum())
-        return (
-            f"The mask has shape {tuple(b.mask.shape)} and {others} values that are not 0 or 1, "
-            f"beside logits of shape {tuple(b.logits.shape)} and targets of shape "
-            f"{tuple(b.target.shape)}."
-        )
-    if b.loss_given is not None and b.loss is None:
-        return f"The loss has shape {tuple(b.loss_given.shape)}, and there are {b.n} targets."
+    return _odd_mask(b) or _odd_loss(b) or _odd_shape(b)
+
+
+def _odd_mask(b: Batch) -> str | None:
+    if b.mask is None or b.mask_kind != "odd":
+        return None
+    others = int(((b.mask != 0) & (b.mask != 1)).sum())
+    if others:
+        return f"The mask has {others} values that are neither 0 or False nor 1 or True."
+    expected = f"{b.shape}, one for each target"
+    if not b.binary:
+        expected += f", or ({b.classes},) or {tuple(b.logits.shape)}, for the classes"
+    return f"The mask has shape {tuple(b.mask.shape)}: expected {expected}."
+
+
+def _odd_loss(b: Batch) -> str | None:
+    if b.loss_given is None or b.loss is not None:
+        return None
+    found, kept = tuple(b.loss_given.shape), int(b.kept.sum())
+    what = ""
+    if b.loss_given.numel() == kept:
+        what = ", that of the targets that take part"
+    elif b.shape and found == b.shape[:1]:
+        what = ", one for each sequence, row or image of the batch"
+    return (
+        f"The loss has shape {found}{what}: expected one number, such as their mean, or "
+        f"{b.shape}, one for each target."
+    )
+
+
+def _odd_shape(b: Batch) -> str | None:
     for name, a in (("gradient", b.gradient), ("array of probabilities", b.probabilities)):
         if a is not None and a.shape != b.logits.shape:
-            return f"The {name} has shape {tuple(a.shape)}, and the logits {tuple(b.logits.shape)}."
+            return (
+                f"The {name} has shape {tuple(a.shape)}: expected {tuple(b.logits.shape)}, that of "
+                "the logits."
+            )
     return None
 
 

@@ -134,7 +134,34 @@ def label_out_of_range(b: Batch) -> str | None:
 def float_labels(b: Batch) -> str | None:
     if not b.target.is_floating_point() or _whole_labels(b) is None:
         return None
-    if _some_label_is_wrong(b) or b.explained:
+    if _some_label_is_wrong(b) or _were_taken(b):
+        return None
+    return f"The targets have dtype {str(b.target.dtype).removeprefix('torch.')}."
+
+
+def _were_taken(b: Batch) -> bool:
+    """Whether some loss took the labels as they are, since something came of it."""
+    return b.loss_given is not None or b.gradient is not None
+
+
+@rule(
+    RULES,
+    "narrow-labels",
+    SHAPES,
+    what="The labels have a dtype of which `F.cross_entropy` raises a RuntimeError, such as "
+    '"expected target dtype to be Long or Byte" or "expected scalar type Long". Nothing is wrong '
+    "if they are converted on the way to the loss, or if it takes them, as those of `celib.losses` "
+    "do.",
+    cure="Convert them: `target.long()`.",
+    certain=False,
+)
+def narrow_labels(b: Batch) -> str | None:
+    if not b.of_torch or b.target.is_floating_point() or _whole_labels(b) is None:
+        return None
+    if _were_taken(b):
+        return None
+    # torch takes bytes for logits of two axes alone.
+    if b.target.dtype == torch.long or (b.target.dtype == torch.uint8 and b.logits.ndim == 2):
         return None
     return f"The targets have dtype {str(b.target.dtype).removeprefix('torch.')}."
 
@@ -256,6 +283,41 @@ def _fills(logits: Tensor) -> list[float]:
 
 @rule(
     RULES,
+    "target-impossible",
+    STRANGE,
+    what="The model gives the target of some rows the probability 0: the logits are logarithms of "
+    "probabilities or of counts, that of the target is -inf, and the loss is infinite. Nothing is "
+    "wrong with the loss; a model that counts without smoothing is like that, and so are classes "
+    "that a mask has closed.",
+    cure="Smooth the model, such as by adding 1 to each count, leave such rows out, or report how "
+    "many there are; if the classes were masked, check the mask against the targets.",
+    certain=False,
+)
+def target_impossible(b: Batch) -> str | None:
+    if b.binary or b.mask_kind == "classes" or _beyond(b) or _some_label_is_wrong(b):
+        return None
+    hit = _needs_masked(b, -math.inf)
+    if not hit.any() or not _of_probabilities(b.z[hit]):
+        return None
+    return f"The logit of the target is -inf in {b.places(hit)}, where the others make up all."
+
+
+def _of_probabilities(z: Tensor) -> bool:
+    """Whether all rows are logarithms of probabilities, or of counts."""
+    counts = z.exp()
+    whole = bool(((counts - counts.round()).abs() <= 1e-4 * counts.clamp(min=1)).all())
+    return whole or bool((z.logsumexp(-1).abs() < 1e-3).all())
+
+
+def _needs_masked(b: Batch, fill: float) -> Tensor:
+    """Which rows, (n), have a target whose logit is this fill, far below another one."""
+    # A finite number is a fill only if it is far below the others of its row.
+    far = b.top > fill / 2 if math.isfinite(fill) else b.top > fill
+    return (b.needed == fill).any(-1) & far & b.kept
+
+
+@rule(
+    RULES,
     "target-masked-out",
     STRANGE,
     what="The class that is the target is masked out in some rows, which makes its loss infinite, "
@@ -264,14 +326,10 @@ def _fills(logits: Tensor) -> list[float]:
     "`mask.gather(1, target[:, None])`, and leave out rows whose target is not allowed.",
 )
 def target_masked_out(b: Batch) -> str | None:
-    if b.binary or _beyond(b) or _some_label_is_wrong(b):
+    if b.binary or _beyond(b) or _some_label_is_wrong(b) or target_impossible(b):
         return None
-    needed, top = b.q(0.0) > 0, b.z.amax(-1)
     for fill in _fills(b.logits):
-        closed = b.z == fill
-        # A finite number is a fill only if it is far below the others of its row.
-        far = top > fill / 2 if math.isfinite(fill) else top > fill
-        hit = (needed & closed).any(-1) & far & b.kept
+        hit = _needs_masked(b, fill)
         if hit.any():
             by_mask = " by the mask" if b.mask_kind == "classes" else ""
             return f"The logit of the target is {number(fill)}{by_mask} in {b.places(hit)}."
