@@ -79,6 +79,7 @@ NEEDS = {
     "tests/test_calibrators.py": ["pandas", "polars", "sklearn", "torch"],
     "tests/test_diagnosis_batch.py": ["sklearn", "torch"],
     "tests/test_diagnosis_losses.py": ["mpmath", "torch"],
+    "tests/test_contrastive.py": ["mpmath", "torch"],
     "tests/test_distillation.py": ["mpmath", "torch"],
     "tests/test_distributed.py": ["torch"],
     "tests/test_information.py": ["mpmath", "torch"],

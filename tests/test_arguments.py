@@ -149,6 +149,7 @@ SCORES = {
     "sigmoid_focal_loss": lambda z: losses.sigmoid_focal_loss(z, P),
     "generalized": lambda z: losses.generalized_cross_entropy(z, Y),
     "symmetric": lambda z: losses.symmetric_cross_entropy(z, Y),
+    "info_nce": lambda z: losses.info_nce(z, z, temperature=0.5),
     "distillation, student": lambda z: losses.distillation_loss(z, Z, temperature=2.0),
     "distillation, teacher": lambda z: losses.distillation_loss(Z, z, temperature=2.0),
     "distillation, reverse": lambda z: losses.distillation_loss(

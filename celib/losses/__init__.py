@@ -29,6 +29,7 @@ from celib.losses.binary import (
     multilabel_soft_margin_loss,
     sigmoid_focal_loss,
 )
+from celib.losses.contrastive import info_nce
 from celib.losses.distillation import distillation_loss, linear_distillation_loss
 from celib.losses.modules import (
     BCEWithLogitsLoss,
@@ -36,6 +37,7 @@ from celib.losses.modules import (
     DistillationLoss,
     FocalLoss,
     GeneralizedCrossEntropyLoss,
+    InfoNCELoss,
     LinearCrossEntropyLoss,
     LinearDistillationLoss,
     MultiLabelSoftMarginLoss,
@@ -58,6 +60,7 @@ __all__ = [
     "DistillationLoss",
     "FocalLoss",
     "GeneralizedCrossEntropyLoss",
+    "InfoNCELoss",
     "LinearCrossEntropyLoss",
     "LinearDistillationLoss",
     "MultiLabelSoftMarginLoss",
@@ -68,6 +71,7 @@ __all__ = [
     "distillation_loss",
     "focal_loss",
     "generalized_cross_entropy",
+    "info_nce",
     "linear_cross_entropy",
     "linear_distillation_loss",
     "multilabel_soft_margin_loss",

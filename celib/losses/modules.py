@@ -19,6 +19,7 @@ from celib.losses.binary import (
     multilabel_soft_margin_loss,
     sigmoid_focal_loss,
 )
+from celib.losses.contrastive import info_nce
 from celib.losses.distillation import distillation_loss, linear_distillation_loss
 from celib.losses.multiclass import (
     Scale,
@@ -324,6 +325,44 @@ class SymmetricCrossEntropyLoss(_Loss):
         return symmetric_cross_entropy(
             input, target, sample_weight=sample_weight, **self._keywords()
         )
+
+
+class InfoNCELoss(_Loss):
+    """:func:`~celib.losses.info_nce` as a module.
+
+    Args:
+        temperature: a number, or a tensor of one; a :class:`torch.nn.Parameter` is trained.
+        normalize, symmetric, reduction, chunk_size, validate: as for
+            :func:`~celib.losses.info_nce`.
+
+    Example: a temperature that is learned. The pairs match, so that less of it is better.
+        >>> loss = InfoNCELoss(temperature=Parameter(torch.tensor(0.5)))
+        >>> loss(torch.eye(3), torch.eye(3)).backward()
+        >>> bool(loss.temperature.grad > 0)
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: Scale,
+        normalize: bool = True,
+        symmetric: bool = False,
+        reduction: str = "mean",
+        chunk_size: int | None = None,
+        validate: bool = True,
+    ) -> None:
+        super().__init__(
+            temperature=temperature,
+            normalize=normalize,
+            symmetric=symmetric,
+            reduction=reduction,
+            chunk_size=chunk_size,
+            validate=validate,
+        )
+
+    def forward(self, query: Tensor, key: Tensor) -> Any:
+        return info_nce(query, key, **self._keywords())
 
 
 class DistillationLoss(_Loss):
