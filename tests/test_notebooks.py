@@ -198,8 +198,13 @@ LECTURES = [
     "05-evidence",
     "06-geometry",
     "09-calling",
+    "15-imbalance",
+    "16-elsewhere",
+    "17-attention",
+    "18-practice",
 ]
 lecture = pytest.mark.parametrize("text", [t for t in TEXTS if t.stem in LECTURES], ids=LECTURES)
+INDEX = (BOOK / "index.md").read_text("utf-8")
 STARS = re.compile(r":::\{exercise\} (★*) ")
 
 
@@ -208,12 +213,19 @@ def lesson(text):
     return text.read_text("utf-8").partition("\n## Exercises\n")[0]
 
 
+def words_to_read(text, tables=True):
+    """How many words a reader of the lesson meets, without code and directives in fences."""
+    fences = r"^```.*?^```|^---\n.*?^---"
+    words = re.sub(fences, "", lesson(text), flags=re.MULTILINE | re.DOTALL)
+    return len((words if tables else re.sub(r"^\|.*$", "", words, flags=re.MULTILINE)).split())
+
+
 @lecture
 def test_a_chapter_is_one_lecture(text):
     source = lesson(text)
     cells = re.findall(r"^```\{code-cell\}.*?^```", source, re.MULTILINE | re.DOTALL)
-    words = re.sub(r"^```.*?^```|^---\n.*?^---", "", source, flags=re.MULTILINE | re.DOTALL)
-    assert 2000 <= len(words.split()) <= 3700, len(words.split())
+    assert words_to_read(text) >= 2000
+    assert words_to_read(text, tables=False) <= 3700, "a table is looked up, the rest is read"
     assert 20 <= len(cells) <= 35, len(cells)
     assert source.count(":class: often-said") <= 5
     assert "**In this chapter**" in source
@@ -225,6 +237,16 @@ def test_a_chapter_is_one_lecture(text):
         "## In `celib`",
         "## Further reading",
     ]
+
+
+@chapter
+def test_the_front_page_says_how_long_it_takes(text):
+    """At 200 words a minute; and a chapter needs only chapters before it."""
+    row = re.search(rf"^\|.*chapters/{text.stem}\.ipynb.*$", INDEX, re.MULTILINE)[0]
+    number, _, _, needs, minutes, seconds = (cell.strip() for cell in row.strip("|").split("|"))
+    assert abs(int(minutes) - words_to_read(text) / 200) < 1
+    assert all(int(need) < int(number) for need in re.findall(r"\d+", needs))
+    assert int(seconds) >= 1
 
 
 @lecture

@@ -6,6 +6,7 @@ a notebook calls it once.
 
 import inspect
 
+from celib.plots.attention import *
 from celib.plots.calibration import *
 from celib.plots.coding import *
 from celib.plots.coins import *
@@ -13,11 +14,14 @@ from celib.plots.divergence import *
 from celib.plots.evidence import *
 from celib.plots.geometry import *
 from celib.plots.gradients import *
+from celib.plots.imbalance import *
 from celib.plots.information import *
 from celib.plots.kernels import *
 from celib.plots.likelihood import *
 from celib.plots.losses import *
 from celib.plots.numerics import *
+from celib.plots.practice import *
+from celib.plots.sciences import *
 from celib.plots.softmax import *
 from celib.plots.style import *
 

@@ -72,7 +72,7 @@ def test_statements_equations_and_figures_have_the_numbers_of_the_page(page):
 @every_chapter
 def test_links_arrive(page):
     links = re.findall(r"\]\((\S+?)\)", text(page))
-    assert any("doi.org" in link for link in links)
+    assert any("doi.org" in link or "arxiv.org" in link for link in links)
     for link in links:
         if link.startswith(ROOT):
             target, _, anchor = link.removeprefix(ROOT).partition("#")

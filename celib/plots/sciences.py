@@ -1,0 +1,194 @@
+"""Figures on physics, biology, language and speech."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import PathPatch
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
+
+from celib.plots.style import COLOURS, sheet
+
+__all__ = [
+    "arrangements",
+    "ctc_trellis",
+    "magnet",
+    "sampled_bias",
+    "sequence_logo",
+    "site_scores",
+    "tilted_policy",
+]
+
+
+def arrangements(states: np.ndarray, names: Sequence[str]) -> Axes:
+    """Squares of magnets, up (dark) or down (light): ``states`` has a square of +1 and -1 each."""
+    size, gap, top = 26, 46, 34
+    side = states.shape[-1]
+    ax, write = sheet(614, top + side * size + 12)
+    left = (614 - len(states) * side * size - (len(states) - 1) * gap) / 2
+    for state, name in zip(states, names, strict=True):
+        write(left + side * size / 2, 18, name, "center")
+        for i in range(side):
+            for j in range(side):
+                up = state[i, j] > 0
+                x, y = left + j * size, top + i * size
+                look: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 1}
+                ax.bar(x, size, size, y, color=COLOURS[0], alpha=0.85 if up else 0.15, **look)
+        left += side * size + gap
+    return ax
+
+
+def magnet(
+    temperature: np.ndarray,
+    energy: np.ndarray,
+    entropy: np.ndarray,
+    order: np.ndarray,
+    free: np.ndarray,
+    bound: np.ndarray,
+) -> Axes:
+    """A magnet against temperature, each value per atom; the free energy below its mean field."""
+    _, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.1))
+    left.plot(temperature, -energy, "--", color=COLOURS[1], label="minus energy")
+    left.plot(temperature, entropy, color=COLOURS[0], label="entropy in nats")
+    left.plot(temperature, order, "-.", color=COLOURS[2], label="magnetisation")
+    left.set(xlabel="temperature $T$", ylabel="per atom", ylim=(0, 2.9))
+    left.legend(loc="upper right", fontsize=9)
+    right.fill_between(temperature, free, bound, color=COLOURS[4], alpha=0.35)
+    right.plot(temperature, bound, "--", color=COLOURS[1], label="mean field")
+    right.plot(temperature, free, color=COLOURS[0], label="exact")
+    middle = len(temperature) // 2
+    right.annotate(
+        "$T$ times a divergence",
+        (temperature[middle], (free[middle] + bound[middle]) / 2),
+        (0.06, 0.32),
+        textcoords="axes fraction",
+        fontsize=9,
+        arrowprops={"arrowstyle": "-", "color": "0.35", "linewidth": 0.8},
+    )
+    right.set(xlabel="temperature $T$", ylabel="free energy per atom")
+    right.legend(loc="upper right", fontsize=9)
+    first: Axes = left
+    return first
+
+
+def sequence_logo(p: np.ndarray, letters: str = "ACGT") -> Axes:
+    """A sequence logo: at each position a stack as high as its bits, letters as high as likely."""
+    _, ax = plt.subplots(figsize=(6.4, 2.8))
+    logs = np.log2(np.where(p > 0, p, 1))
+    bits = np.log2(p.shape[1]) + (p * logs).sum(axis=1)
+    font = FontProperties(family="DejaVu Sans", weight="bold")
+    colours = dict(zip(letters, (COLOURS[2], COLOURS[0], COLOURS[4], COLOURS[1]), strict=False))
+    for position, row in enumerate(p):
+        low = 0.0
+        for k in np.argsort(row):
+            high = float(row[k] * bits[position])
+            if high > 0.01:
+                shape = TextPath((0, 0), letters[k], size=1, prop=font)
+                box = shape.get_extents()
+                place = Affine2D().translate(-box.x0, -box.y0)
+                place = place.scale(0.86 / box.width, high / box.height)
+                place = place.translate(position + 0.57, low)
+                patch = PathPatch(
+                    shape, transform=place + ax.transData, color=colours[letters[k]], linewidth=0
+                )
+                ax.add_patch(patch)
+            low += high
+    ax.set(xlim=(0.4, len(p) + 0.6), ylim=(0, 2), xlabel="position", ylabel="bits")
+    ax.set_xticks(range(1, len(p) + 1))
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
+def site_scores(
+    score: np.ndarray, sites: np.ndarray, background: np.ndarray, threshold: float
+) -> Axes:
+    """How scores are distributed, in bits, for sites and for the background; a threshold."""
+    _, ax = plt.subplots(figsize=(6.4, 2.9))
+    edges = np.arange(np.floor(score.min()) - 1, np.ceil(score.max()) + 2)
+    rows = ((background, "background", 0), (sites, "sites", 1))
+    for weights, name, n in rows:
+        heights, _ = np.histogram(score, edges, weights=weights)
+        ax.bar(edges[:-1] + 0.3 + 0.4 * n, heights, 0.4, color=COLOURS[n], label=name)
+    ax.axvline(threshold, color="black", linestyle="--", linewidth=1.2)
+    ax.annotate(
+        "reported", (threshold, ax.get_ylim()[1]), (5, -12), textcoords="offset points", fontsize=9
+    )
+    for weights, colour in ((background, COLOURS[0]), (sites, COLOURS[1])):
+        ax.plot(weights @ score, 0, "^", color=colour, markersize=9, clip_on=False, zorder=5)
+    ax.grid(axis="x", visible=False)
+    ax.set(xlabel="score in bits", ylabel="probability")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def ctc_trellis(routes: np.ndarray, weights: np.ndarray, names: Sequence[str]) -> Axes:
+    """All alignments of a word: states against frames, the darker the more probable.
+
+    ``routes`` has a row of states for each alignment, ``weights`` their probabilities given the
+    word, and ``names`` the symbol of each state. The most probable alignment is dashed.
+    """
+    steps = routes.shape[1]
+    width, height, left, top = 614, 44 * len(names) + 62, 96, 40
+    ax, write = sheet(width, height)
+    x = left + 115 * np.arange(steps)
+    y = top + 44 * np.arange(len(names))
+    share = np.zeros((steps, len(names)))
+    arcs: dict[tuple[int, int, int], float] = {}
+    for route, weight in zip(routes, weights, strict=True):
+        share[np.arange(steps), route] += weight
+        for n in range(steps - 1):
+            arc = (n, int(route[n]), int(route[n + 1]))
+            arcs[arc] = arcs.get(arc, 0) + float(weight)
+    for (n, a, b), weight in arcs.items():
+        line = 0.7 + 7 * weight
+        ax.plot(x[n : n + 2], y[[a, b]], color=COLOURS[5], linewidth=line, solid_capstyle="round")
+    best = routes[weights.argmax()]
+    ax.plot(x, y[best], "--", color=COLOURS[1], linewidth=1.6, zorder=3)
+    for n in range(steps):
+        write(x[n], 18, f"frame {n + 1}", "center")
+        for s, value in enumerate(share[n]):
+            if value > 0:
+                ax.plot(x[n], y[s], "o", color="white", markersize=23, zorder=4)
+                ax.plot(x[n], y[s], "o", markersize=22, markerfacecolor="white", zorder=4)
+                ax.lines[-1].set_markeredgecolor(COLOURS[0])
+                ax.text(x[n], y[s], f"{value:.2f}", ha="center", va="center", fontsize=8, zorder=5)
+    for s, name in enumerate(names):
+        write(left - 42, y[s] + 4, name, "center", "bold")
+    return ax
+
+
+def sampled_bias(size: np.ndarray, bias: np.ndarray, predicted: np.ndarray) -> Axes:
+    """The bias of a sampled log-partition against the size of the sample: a dot a seed, nats."""
+    _, ax = plt.subplots(figsize=(6.4, 3.0))
+    ax.axhline(0, color="0.35", linewidth=0.9)
+    grid = np.geomspace(size[0], size[-1], 60)
+    ax.plot(grid, predicted[0] * size[0] / grid, "--", color=COLOURS[1], label="second order")
+    for column in bias.T:
+        ax.plot(size, column, "o", color=COLOURS[0], markersize=4.5, alpha=0.7)
+    ax.lines[-1].set_label("measured")
+    ax.set_xscale("log")
+    ax.set_xticks(size, [f"{m:g}" for m in size])
+    ax.minorticks_off()
+    ax.set(xlabel="sampled articles $m$", ylabel="bias in nats")
+    ax.legend(loc="lower right")
+    return ax
+
+
+def tilted_policy(temperature: np.ndarray, policy: np.ndarray, start: np.ndarray) -> Axes:
+    """The probabilities of the moves against the price of leaving the reference, and its own."""
+    _, ax = plt.subplots(figsize=(6.4, 3.0))
+    for k, line in enumerate(("-", "--", "-.")):
+        ax.plot(temperature, policy[:, k], line, color=COLOURS[k], label=f"move {k + 1}")
+        ax.plot(temperature[-1] * 1.25, start[k], "D", color=COLOURS[k], clip_on=False)
+    ax.annotate(
+        r"$\pi^0$", (temperature[-1] * 1.25, start.max()), (0, 9), textcoords="offset points"
+    )
+    ax.set_xscale("log")
+    ax.set_xlim(temperature[0], temperature[-1] * 1.5)
+    ax.set(xlabel="price $T$ of a nat", ylabel="probability", ylim=(0, 1))
+    ax.legend(loc="upper center")
+    return ax
