@@ -145,7 +145,7 @@ def search(request, browser, origin):
         ("NaN loss", "09-calling.html#the-loss-is-nan"),
         ("KL", "04-wrong-code.html#def-kl"),
         # The chapters name it once, in the code of an exercise.
-        ("BCEWithLogitsLoss", "09-calling.html#ex-six-faults"),
+        ("BCEWithLogitsLoss", "09-calling.html#the-loss-is-a-strange-number"),
         ("entorpy", "01-entropy.html#def-entropy"),
         ("label smoothing", "08-losses.html#what-a-one-hot-target-asks-for"),
         ("label smoothing", "glossary.html#term-label-smoothing"),
@@ -161,7 +161,7 @@ def search(request, browser, origin):
         ("class imbalance", "09-calling.html#class-weights-and-imbalance"),
         ("gradient accumulation", "09-calling.html#padding-masks-and-means"),
         ("device-side assert", "09-calling.html#shapes-and-labels"),
-        ("negative loss", "09-calling.html#the-loss-is-a-strange-number"),
+        ("negative loss", "09-calling.html#a-negative-loss"),
         ("validation loss rises", "09-calling.html#validation-loss-rises-while-accuracy-rises"),
     ],
 )
