@@ -219,7 +219,12 @@
   };
 
   const nearest = (words) => {
-    const share = (one, other) => distance(one, other) / Math.max(one.length, other.length);
+    // What is wrong with a word as a share of it; a common beginning makes it less.
+    const share = (one, other) => {
+      let common = 0;
+      while (common < one.length && one[common] === other[common]) common += 1;
+      return (distance(one, other) - common / 2) / Math.max(one.length, other.length);
+    };
     return [...spelling]
       .map(([key, word]) => [Math.min(...words.map((one) => share(one, key))), word])
       .filter(([wrong]) => wrong < 0.6)

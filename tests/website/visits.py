@@ -34,6 +34,12 @@ window.shift = 0;
 new PerformanceObserver((list) => list.getEntries().forEach((entry) => { shift += entry.value; }))
   .observe({ type: "layout-shift", buffered: true });
 """
+# A browser under load may draw no frame for a while, or keep a promise to itself, and evaluate
+# waits without an end.
+WITHIN = """
+window.within = (seconds, promise) =>
+  Promise.race([promise, new Promise((done) => setTimeout(done, 1000 * seconds))]);
+"""
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
 
 
@@ -103,9 +109,9 @@ class Tab:
         self.page.on("console", hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("response", lambda response: responses.append(response))
-        self.page.add_init_script(SHIFT)
+        self.page.add_init_script(SHIFT + WITHIN)
         self.page.goto(address)
-        self.page.evaluate("document.fonts.ready")
+        self.page.evaluate("within(30, document.fonts.ready).then(() => undefined)")
         sizes = [response.request.sizes() for response in responses]
         self.weight = sum(one["responseBodySize"] + one["responseHeadersSize"] for one in sizes)
 
@@ -118,18 +124,20 @@ class Tab:
                 // Half a window in a frame is faster than any wheel.
                 for (let y = 0; y < document.body.scrollHeight; y += innerHeight / 2) {
                     scrollTo(0, y);
-                    await new Promise(requestAnimationFrame);
+                    await within(1, new Promise(requestAnimationFrame));
                 }
                 // Those of a closed menu wait until it opens.
                 const images = [...document.images].filter((image) => image.checkVisibility());
-                await Promise.all(images.map((image) => image.decode()));
+                await Promise.all(images.map((image) => within(10, image.decode())));
+                const absent = images.filter((image) => !image.complete || !image.naturalWidth);
+                if (absent.length) throw Error(`not loaded: ${absent.map(({ src }) => src)}`);
             }"""
         )
 
-    def violations(self, **options):
+    def violations(self, context="document", **options):
         self.evaluate(AXE)
         found = self.evaluate(
-            """(options) => {
+            """([context, options]) => {
                 for (const box of document.querySelectorAll("details")) box.open = true;
                 // KaTeX answers for its formulas; one token of code stands for all of its kind.
                 for (const math of document.querySelectorAll(".katex")) math.textContent = "x";
@@ -137,11 +145,33 @@ class Tab:
                 for (const token of document.querySelectorAll(".highlight span[class]"))
                     if (seen.has(token.className)) token.replaceWith(...token.childNodes);
                     else seen.add(token.className);
-                return axe.run({ resultTypes: ["violations"], ...options });
+                return axe.run(eval(context), { resultTypes: ["violations"], ...options });
             }""",
-            options,
+            [context, options],
         )
         return [(rule["id"], [n["html"] for n in rule["nodes"]]) for rule in found["violations"]]
+
+    def contrast(self):
+        """What cannot be told from its ground: two elements stand for all that look the same."""
+        looks = """(() => {
+            const seen = new Map();
+            const ground = (element) => {
+                const { backgroundColor } = getComputedStyle(element);
+                const clear = /, 0\\)$/.test(backgroundColor) && element.parentElement;
+                return clear ? ground(element.parentElement) : backgroundColor;
+            };
+            for (const element of document.body.querySelectorAll("*")) {
+                const says = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+                if (!says || !element.checkVisibility()) continue;
+                const { color, fontSize, fontWeight } = getComputedStyle(element);
+                const link = element.matches("a") && element.parentElement.tagName;
+                const look = [color, ground(element), fontSize, fontWeight, link].join();
+                const some = seen.get(look) ?? [];
+                if (some.length < 2) seen.set(look, [...some, element]);
+            }
+            return { include: [...seen.values()].flat() };
+        })()"""
+        return self.violations(looks, runOnly=["color-contrast", "link-in-text-block"])
 
 
 @contextmanager
