@@ -161,6 +161,9 @@ SCORES = {
     "linear distillation, student": lambda x: losses.linear_distillation_loss(
         x, x, Z, Z, temperature=2.0
     ),
+    "info_nce, query": lambda x: losses.info_nce(x, Z, temperature=1.0),
+    "info_nce, key": lambda x: losses.info_nce(Z, x, temperature=1.0, symmetric=True),
+    "info_nce, negatives": lambda x: losses.info_nce(Z, Z, temperature=1.0, negatives=x),
     "calibration_error": lambda z: calibration.calibration_error(
         Y, logits=z, kind="confidence", resamples=0
     ),
@@ -565,6 +568,7 @@ def test_masks_and_factors_are_on_the_device():
         lambda: losses.cross_entropy(LOGITS, Y, scale=scale),
         lambda: losses.linear_cross_entropy(LOGITS, np.eye(3), Y, scale=scale),
         lambda: losses.distillation_loss(LOGITS, LOGITS, temperature=scale),
+        lambda: losses.info_nce(LOGITS, LOGITS, temperature=scale),
     ):
         with pytest.raises(ValueError, match=r"(scale|temperature) is on meta: expected cpu"):
             call()

@@ -21,6 +21,7 @@ from celib.losses import (
     distillation_loss,
     focal_loss,
     generalized_cross_entropy,
+    info_nce,
     multilabel_soft_margin_loss,
     sigmoid_focal_loss,
     symmetric_cross_entropy,
@@ -913,6 +914,11 @@ MODULES = {
         lambda z, **o: distillation_loss(z, T([TEACHER] * 6), **o),
         lambda m, z: m(z, T([TEACHER] * 6)),
     ),
+    losses.InfoNCELoss: (
+        {"temperature": 0.2, "symmetric": True},
+        lambda z, **o: info_nce(z, z.flip(0), **o),
+        lambda m, z: m(z, z.flip(0)),
+    ),
 }
 
 
@@ -925,7 +931,8 @@ class TestModules:
         same(call(loss, z), function(z, **options))
         same(call(pickle.loads(pickle.dumps(loss)), z), function(z, **options))
         same(call(copy.deepcopy(loss), z), function(z, **options))
-        other = module() if module is not losses.DistillationLoss else module(temperature=1.0)
+        needs = {losses.DistillationLoss, losses.InfoNCELoss}
+        other = module(temperature=1.0) if module in needs else module()
         assert set(loss.state_dict()) == {
             k for k, v in options.items() if isinstance(v, torch.Tensor)
         }

@@ -150,7 +150,7 @@ def same_labels(given: Mapping[str, Any]) -> None:
     (known, reference), *others = labelled.items()
     for name, a in others:
         axes = list(zip(reference.axes, a.axes, ("index", "columns"), strict=False))
-        if name == "linear_weight":  # its rows are classes, its columns those of the input
+        if name in ("linear_weight", "negatives"):  # rows of their own, the columns of the input
             axes = [(reference.axes[-1], a.axes[-1], "columns")]
         elif name in _BROADCAST and a.ndim < reference.ndim:
             axes = [(reference.axes[-1], a.axes[0], "index")]

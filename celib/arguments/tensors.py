@@ -25,7 +25,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 # What may be None, in every loss.
-_OPTIONAL = {"linear_bias", "mask", "pos_weight", "sample_weight", "teacher_bias", "weight"}
+_OPTIONAL = {
+    *("linear_bias", "mask", "negatives", "pos_weight", "sample_weight", "teacher_bias", "weight")
+}
 
 
 def tensors(**given: Any) -> list[Any]:

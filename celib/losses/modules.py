@@ -331,12 +331,13 @@ class InfoNCELoss(_Loss):
     """:func:`~celib.losses.info_nce` as a module.
 
     Args:
-        temperature: a number, or a tensor of one; a :class:`torch.nn.Parameter` is trained.
-        normalize, symmetric, reduction, chunk_size, validate: as for
+        temperature: a number, or a tensor of one; a :class:`torch.nn.Parameter` is trained, and has
+            to stay positive.
+        symmetric, normalize, reduction, chunk_size, validate: as for
             :func:`~celib.losses.info_nce`.
 
-    Example: a temperature that is learned. The pairs match, so that less of it is better.
-        >>> loss = InfoNCELoss(temperature=Parameter(torch.tensor(0.5)))
+    Example: a temperature that is learned. Similar pairs are found already, so it wants to fall.
+        >>> loss = InfoNCELoss(temperature=Parameter(torch.tensor(0.5)), symmetric=True)
         >>> loss(torch.eye(3), torch.eye(3)).backward()
         >>> bool(loss.temperature.grad > 0)
         True
@@ -346,23 +347,23 @@ class InfoNCELoss(_Loss):
         self,
         *,
         temperature: Scale,
-        normalize: bool = True,
         symmetric: bool = False,
+        normalize: bool = True,
         reduction: str = "mean",
         chunk_size: int | None = None,
         validate: bool = True,
     ) -> None:
         super().__init__(
             temperature=temperature,
-            normalize=normalize,
             symmetric=symmetric,
+            normalize=normalize,
             reduction=reduction,
             chunk_size=chunk_size,
             validate=validate,
         )
 
-    def forward(self, query: Tensor, key: Tensor) -> Any:
-        return info_nce(query, key, **self._keywords())
+    def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
+        return info_nce(query, key, negatives=negatives, **self._keywords())
 
 
 class DistillationLoss(_Loss):
