@@ -1,57 +1,35 @@
 """The figures of two coins, which their scripts make movable: the first frames of those."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
+from celib.plots.frame import Plot, Ticks, look
 from celib.plots.style import COLOURS, sheet
 
 __all__ = ["tangent_gap", "told_apart", "two_directions"]
 
 
-class _Coins:
+class _Coins(Plot):
     """A plot with two coins as bars below it and numbers beside it: p and q are those of heads.
 
     Its places are those of book/_assets/explorables/parts/coins.js.
     """
 
-    top, base, right = 34, 302, 502
-
     def __init__(self, p: float, q: float, left: int) -> None:
-        self.p, self.q, self.left = p, q, left
-        self.ax, self.write = sheet(614, 394)
+        super().__init__(sheet(614, 394), (left, 502, 34, 302))
+        self.p, self.q = p, q
         for letter, chance, y in (("P", p, self.base + 36), ("Q", q, self.base + 68)):
-            edge = self.x(chance)
-            bars = (left, edge, 0.75), (edge, self.right, 0.22)
-            for start, end, alpha in bars:
-                self.ax.bar(start, 14, end - start, y, align="edge", color=COLOURS[2], alpha=alpha)
+            self.rail(y, chance)
             self.write(left - 12, y + 11, letter, "right")
             self.write(self.right + 20, y + 11, f"{chance:.2f}")
-            if edge - left > 60:
+            if self.x(chance) - left > 60:
                 self.write(left + 8, y + 11, "heads")
 
-    def x(self, heads: float) -> float:
-        return self.left + heads * (self.right - self.left)
-
-    def axes(
-        self, title: str, up: Iterable[tuple[str, float]], across: Iterable[tuple[str, float]]
-    ) -> None:
-        """The two axes, whose ticks are pairs of a text and a place."""
-        self.write(0, 12, title)
-        for text, y in up:
-            self.write(self.left - 8, y + 4, text, "right")
-            self.line([self.left - 4, self.left], [y, y])
-        for text, x in across:
-            self.write(x, self.base + 18, text, "center")
-            self.line([x, x], [self.base, self.base + 4])
-        corner = [self.left, self.left, self.right], [self.top, self.base, self.base]
-        self.line(*corner)
-
-    def heads_axis(self, title: str, up: Iterable[tuple[str, float]]) -> None:
+    def heads_axis(self, title: str, up: Ticks) -> None:
         """The axis of heads, on which the letters of the coins take the place of numbers."""
         at = self.x(self.p), self.x(self.q)
         apart = max(0, 7 - abs(at[0] - at[1]) / 2) * (-1 if self.p > self.q else 1)
@@ -62,40 +40,6 @@ class _Coins:
         for letter, x, tick in zip("PQ", own, at, strict=True):
             self.write(x, self.base + 18, letter, "center", "bold")
             self.line([tick, tick], [self.base, self.base + 4])
-
-    def line(
-        self, x: Any, y: Any, style: Any = "-", color: str = "black", linewidth: float = 0.8
-    ) -> None:
-        self.ax.plot(x, y, ls=style, color=color, linewidth=linewidth, solid_capstyle="butt")
-
-    def curve(self, x: Any, y: Any, style: Any, color: str, linewidth: float) -> None:
-        """A line of which the frame cuts what lies beyond it."""
-        (drawn,) = self.ax.plot(x, y, ls=style, color=color, linewidth=linewidth)
-        wide, high = self.right - self.left + 2, self.base - self.top + 2
-        frame = Rectangle((self.left - 1, self.top - 1), wide, high, transform=self.ax.transData)
-        drawn.set_clip_path(frame)
-
-    def arrow(self, x: float, y: float, color: str) -> None:
-        self.ax.fill([x - 5, x + 5, x], [y, y, y - 8], color=color, linewidth=0)
-
-    def dot(self, x: float, y: float, radius: float, color: str) -> None:
-        """At the upper edge, with an arrow, if it lies above."""
-        self.ax.plot(x, max(y, self.top), "o", color=color, markersize=1.5 * radius, mew=0)
-        if y < self.top:
-            self.arrow(x, self.top - radius - 1, color)
-
-    def column(self, rows: Iterable[tuple[str, str, dict[str, Any]]]) -> None:
-        """Rows of a word, a number, and the look of the line that they belong to."""
-        for n, (word, text, look) in enumerate(rows):
-            x, y = self.right + 12, self.top + 10 + 42 * n
-            if look:
-                self.line([x, x], [y - 10, y + 16], **look)
-            self.write(x + 8, y, word)
-            self.write(x + 8, y + 15, text, weight="bold")
-
-
-def _look(color: str, style: Any = "-", linewidth: float = 1.5) -> dict[str, Any]:
-    return {"color": color, "style": style, "linewidth": linewidth}
 
 
 def _cross_entropy(p: Any, q: Any) -> Any:
@@ -133,12 +77,12 @@ def two_directions(p: float, q: float, top: int = 3) -> Axes:
     forward, backward = float(_divergence(p, q)), float(_divergence(q, p))
     plot = _Coins(p, q, 22)
     y, x = _heights(plot, top), plot.x(q)
-    looks = _look(COLOURS[0]), _look(COLOURS[1], (0, (2.5, 1.5)))
+    looks = look(COLOURS[0]), look(COLOURS[1], (0, (2.5, 1.5)))
     plot.heads_axis("divergence (bits)", [(f"{bits}", y(bits)) for bits in range(top + 1)])
     highest = max(plot.top, y(max(forward, backward)))
     plot.line([x, x], [plot.base, highest], color="0.35")
-    for values, look in zip((_divergence(p, _HEADS), _divergence(_HEADS, p)), looks, strict=True):
-        plot.curve(plot.left + _HEADS * (plot.right - plot.left), y(values), **look)
+    for values, own in zip((_divergence(p, _HEADS), _divergence(_HEADS, p)), looks, strict=True):
+        plot.curve(plot.x(_HEADS), y(values), **own)
     plot.dot(x, y(forward), 6, COLOURS[0])
     plot.dot(x, y(backward), 4, COLOURS[1])
     plot.column([("D(P‖Q)", _bits(forward), looks[0]), ("D(Q‖P)", _bits(backward), looks[1])])
@@ -154,25 +98,24 @@ def tangent_gap(p: float, q: float, top: int = 2) -> Axes:
     cross, entropy = float(_cross_entropy(p, q)), float(_cross_entropy(p, p))
     plot = _Coins(p, q, 22)
     y, x, touch = _heights(plot, top), plot.x(p), float(_cross_entropy(q, q))
-    hump, tangent, gap = _look(COLOURS[0]), _look("black"), _look(COLOURS[4], linewidth=3.75)
+    hump, tangent, gap = look(COLOURS[0]), look("black"), look(COLOURS[4], linewidth=3.75)
     plot.heads_axis("cross-entropy (bits)", [(f"{bits}", y(bits)) for bits in range(top + 1)])
     plot.line([plot.x(q)] * 2, [plot.base, y(touch)], "--", "0.35", linewidth=1.2)
     plot.line([x, x], [plot.base, y(entropy)], color="0.35")
     plot.line([x, x], [y(entropy), max(plot.top, y(cross))], **gap)
     if cross > top:
         plot.arrow(x, plot.top - 2, COLOURS[4])
-    across = plot.left + _HEADS * (plot.right - plot.left)
-    plot.curve(across, y(_cross_entropy(_HEADS, _HEADS)), **hump)
+    plot.curve(plot.x(_HEADS), y(_cross_entropy(_HEADS, _HEADS)), **hump)
     # For a coin that always falls alike the line is upright.
     ends = np.array([0, q, 1])
-    plot.curve(plot.left + ends * (plot.right - plot.left), y(_cross_entropy(ends, q)), **tangent)
+    plot.curve(plot.x(ends), y(_cross_entropy(ends, q)), **tangent)
     plot.dot(plot.x(q), y(touch), 4.5, COLOURS[0])
     rows = (
         ("cross-entropy", cross, tangent),
         ("entropy", entropy, hump),
         ("divergence", float(_divergence(p, q)), gap),
     )
-    plot.column([(word, _bits(value), look) for word, value, look in rows])
+    plot.column([(word, _bits(value), own) for word, value, own in rows])
     return plot.ax
 
 
@@ -206,7 +149,7 @@ def told_apart(p: float, q: float, most: int = 100) -> Axes:
     def y(error: Any) -> Any:
         return plot.base - np.log(error / low) / np.log(0.5 / low) * (plot.base - plot.top)
 
-    curve, straight = _look(COLOURS[0]), _look(COLOURS[1], linewidth=0.75)
+    curve, straight = look(COLOURS[0]), look(COLOURS[1], linewidth=0.75)
     levels = 0.5, 0.1, enough, 0.01, low
     across = [(f"{n}", x(n)) for n in range(0, most + 1, most // 5)]
     plot.axes("error", [(f"{error:g}", y(error)) for error in levels], across)

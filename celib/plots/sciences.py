@@ -1,6 +1,7 @@
 """Figures on physics, biology, language and speech."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,17 +12,23 @@ from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
+from celib.plots.frame import Plot, look
 from celib.plots.style import COLOURS, sheet
 
 __all__ = [
     "arrangements",
     "ctc_trellis",
+    "gibbs_law",
     "magnet",
-    "sampled_bias",
     "sequence_logo",
     "site_scores",
     "tilted_policy",
 ]
+
+_SPINS = np.array(list(product((-1, 1), repeat=9)))
+_LATTICE = _SPINS.reshape(-1, 3, 3)
+_BONDS = sum(_LATTICE * np.roll(_LATTICE, 1, axis) for axis in (1, 2))
+_ENERGY = -np.asarray(_BONDS).sum(axis=(1, 2))
 
 
 def arrangements(states: np.ndarray, names: Sequence[str]) -> Axes:
@@ -36,8 +43,8 @@ def arrangements(states: np.ndarray, names: Sequence[str]) -> Axes:
             for j in range(side):
                 up = state[i, j] > 0
                 x, y = left + j * size, top + i * size
-                look: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 1}
-                ax.bar(x, size, size, y, color=COLOURS[0], alpha=0.85 if up else 0.15, **look)
+                kind: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 1}
+                ax.bar(x, size, size, y, color=COLOURS[0], alpha=0.85 if up else 0.15, **kind)
         left += side * size + gap
     return ax
 
@@ -62,7 +69,7 @@ def magnet(
     right.plot(temperature, free, color=COLOURS[0], label="exact")
     middle = len(temperature) // 2
     right.annotate(
-        "$T$ times a divergence",
+        "$T$ times $D$, per atom",
         (temperature[middle], (free[middle] + bound[middle]) / 2),
         (0.06, 0.32),
         textcoords="axes fraction",
@@ -161,23 +168,6 @@ def ctc_trellis(routes: np.ndarray, weights: np.ndarray, names: Sequence[str]) -
     return ax
 
 
-def sampled_bias(size: np.ndarray, bias: np.ndarray, predicted: np.ndarray) -> Axes:
-    """The bias of a sampled log-partition against the size of the sample: a dot a seed, nats."""
-    _, ax = plt.subplots(figsize=(6.4, 3.0))
-    ax.axhline(0, color="0.35", linewidth=0.9)
-    grid = np.geomspace(size[0], size[-1], 60)
-    ax.plot(grid, predicted[0] * size[0] / grid, "--", color=COLOURS[1], label="second order")
-    for column in bias.T:
-        ax.plot(size, column, "o", color=COLOURS[0], markersize=4.5, alpha=0.7)
-    ax.lines[-1].set_label("measured")
-    ax.set_xscale("log")
-    ax.set_xticks(size, [f"{m:g}" for m in size])
-    ax.minorticks_off()
-    ax.set(xlabel="sampled articles $m$", ylabel="bias in nats")
-    ax.legend(loc="lower right")
-    return ax
-
-
 def tilted_policy(temperature: np.ndarray, policy: np.ndarray, start: np.ndarray) -> Axes:
     """The probabilities of the moves against the price of leaving the reference, and its own."""
     _, ax = plt.subplots(figsize=(6.4, 3.0))
@@ -192,3 +182,78 @@ def tilted_policy(temperature: np.ndarray, policy: np.ndarray, start: np.ndarray
     ax.set(xlabel="price $T$ of a nat", ylabel="probability", ylim=(0, 1))
     ax.legend(loc="upper center")
     return ax
+
+
+def _per_spin(p: np.ndarray, temperature: float) -> tuple[float, float, float, float]:
+    """What a law of all 512 states has: energy, entropy, free energy and magnetisation."""
+    surprise = -np.log(p, out=np.zeros(len(p)), where=p > 0)
+    energy, entropy = float(p @ _ENERGY) / 9, float(p @ surprise) / 9
+    magnetisation = float(p @ np.abs(_SPINS.sum(axis=1))) / 9
+    return energy, entropy, energy - temperature * entropy, magnetisation
+
+
+def gibbs_law(temperature: float, m: float, top: int = 4) -> Axes:
+    """A small magnet under the law of Gibbs, and a trial law whose spins are independent.
+
+    The magnet has nine spins on a torus of three by three, coupled by 1, without a field. On the
+    left is how probable each energy is under either law, on the right the divergence of the trial
+    law from that of Gibbs, in nats and up to ``top``, for every mean of a spin from 0 to 1. Below
+    are energy, entropy, free energy and absolute magnetisation per spin. The ``temperature`` is
+    from 0.5 to 6; the dot is at the mean ``m``.
+    """
+    weights = np.exp((_ENERGY.min() - _ENERGY) / temperature)
+    gibbs = weights / weights.sum()
+    trials = np.linspace(0, 1, 101)
+
+    def trial(mean: float) -> np.ndarray:
+        chances: np.ndarray = np.where(_SPINS > 0, (1 + mean) / 2, (1 - mean) / 2).prod(axis=1)
+        return chances
+
+    means = _per_spin(gibbs, temperature), _per_spin(trial(m), temperature)
+
+    def bill(mean: float) -> float:
+        free = _per_spin(trial(mean), temperature)[2]
+        return max(0, 9 * (free - means[0][2]) / temperature)
+
+    # Its places are those of book/_assets/explorables/ising.js.
+    width, height = 614, 394
+    base, half, first = height - 134, width // 2, 84
+    page = sheet(width, height)
+    left = Plot(page, (26, half - 12, 26, base))
+    right = Plot(page, (half + 24, width - 20, 26, base))
+    write = left.write
+
+    def table(row: int, *texts: str) -> None:
+        for i, text in enumerate(texts):
+            write(first + (i + 0.5) * (width - first) / 4, height - 54 + 17 * row, text, "center")
+
+    levels, wide = np.unique(_ENERGY), (left.right - left.left) / 16
+    places = left.x((np.arange(len(levels)) + 0.5) / len(levels))
+    for k, (law, name) in enumerate(((gibbs, "Gibbs"), (trial(m), "product"))):
+        for level, x in zip(levels, places, strict=True):
+            high = left.y(law[level == _ENERGY].sum())
+            left.bar(x + (k - 1) * wide, high, wide, base - high, COLOURS[k])
+        left.bar(0, height - 46 + 17 * k, 9, 9, COLOURS[k])
+        write(13, height - 37 + 17 * k, name)
+        table(k + 1, *(f"{value:z.3f}" for value in means[k]))
+    table(0, "energy", "entropy", "free energy", "|m|")
+    write(0, height - 54, "per spin")
+    write(0, height - 3, f"divergence {bill(m):.3f} nats", weight="bold")
+    left.axes(
+        "probability of the energy",
+        [(f"{p:g}", left.y(p)) for p in (0, 0.5, 1)],
+        [(f"{level}", x) for level, x in zip(levels, places, strict=True)],
+    )
+
+    up = [(f"{nats}", right.y(nats / top)) for nats in range(top + 1)]
+    across = [(f"{mean:g}", right.x(mean)) for mean in (0, 0.5, 1)]
+    right.axes("divergence (nats)", up, across, half)
+    right.curve(
+        right.x(trials), right.y(np.array([bill(x) for x in trials]) / top), **look(COLOURS[1])
+    )
+    x, y = right.x(m), right.y(bill(m) / top)
+    right.line([x, x], [base, max(26, y)], **look(COLOURS[4], linewidth=3.75))
+    right.dot(x, y, 4.5, COLOURS[1])
+    left.slider(base + 44, "temperature", f"{temperature:.2f}", (temperature - 0.5) / 5.5)
+    right.slider(base + 44, "magnetisation", f"{m:.2f}", m)
+    return left.ax

@@ -1,6 +1,8 @@
 """Figures that answer under the hand, in a small book of their own with the real extensions."""
 
 import io
+import itertools
+import json
 import re
 from fractions import Fraction
 
@@ -10,8 +12,9 @@ import nbformat
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+from matplotlib.patches import Circle, Polygon, Rectangle
 from PIL import Image
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from celib import plots
 from celib.information import cross_entropy, entropy, kl_divergence, self_information
@@ -20,7 +23,7 @@ from website.visits import DESKTOP, PHONE, served, visit
 
 BARS = """# Hand
 
-How much does a message surprise? This page has six figures that answer under the hand.
+How much does a message surprise? This page has nine figures that answer under the hand.
 
 ```{explorable} bars
 :figure: fig-area
@@ -120,12 +123,73 @@ Make the coins more alike, with their bars.
 - D(Q‖P)
 ```
 """
+ISING = """```{explorable} ising
+:figure: fig-ising
+:start: {"temperature": 3, "m": 0.78}
+
+Move the temperature, and look for the magnetisation with the lowest bill.
+
+- Reset
+- temperature
+- magnetisation
+- probability of the energy
+- divergence
+- nats
+- Gibbs
+- product
+- per spin
+- energy
+- entropy
+- free energy
+- |m|
+```
+"""
+ATTEND = """```{explorable} attend
+:figure: fig-attend
+:start: {"angle": 20, "beta": 4}
+
+Turn the query, and move the scale.
+
+- Reset
+- query
+- scale
+- weights
+- read-out
+- entropy
+- nats
+- keys in use
+```
+"""
+SATURATION = """```{explorable} saturation
+:figure: fig-saturation
+:start: {"m": 8, "n": 8}
+
+Move the number of candidates, and that of the classes.
+
+- Reset
+- nats
+- M
+- N
+- classes
+- candidates
+- information
+- log N
+- loss
+- bound
+```
+"""
 COINS = {
     "directions": (plots.two_directions, DIRECTIONS),
     "tangent": (plots.tangent_gap, TANGENT),
     "apart": (plots.told_apart, APART),
 }
-EVERY = ["bars", "coder", "bill", *COINS]
+# Of these both numbers of the state are those of the function that draws the first frame.
+OTHERS = {
+    "ising": (plots.gibbs_law, ISING),
+    "attend": (plots.soft_lookup, ATTEND),
+    "saturation": (lambda m, n: plots.infonce_bound(2**m, 2**n), SATURATION),
+}
+EVERY = ["bars", "coder", "bill", *COINS, *OTHERS]
 # A page whose figure shares nothing with others.
 ALONE = """# Alone
 
@@ -139,6 +203,14 @@ A caption.
 """
 ALONE += "```" + BARS.partition("```")[2].replace("fig-area", "fig-alone").replace("Move", "Drag")
 FILLER = "\n\n".join(["A line of text that stands below the figures."] * 60)
+
+
+def words_of(text):
+    return re.findall("^- (.+)$", text, re.MULTILINE)
+
+
+def start_of(text):
+    return json.loads(re.search("^:start: (.+)$", text, re.MULTILINE)[1])
 
 
 def drawing(draw):
@@ -173,10 +245,10 @@ def site(tmp_path_factory):
     )
     p = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8])
     bill = drawing(lambda: plots.bill(p, p[::-1], "ABCD"))
-    coins = []
-    for name, (draw, text) in COINS.items():
-        first = drawing(lambda draw=draw: draw(0.5, 0.9))
-        coins += [figure(f"fig-{name}", first), nbformat.v4.new_markdown_cell(text)]
+    others = []
+    for name, (draw, text) in (COINS | OTHERS).items():
+        first = drawing(lambda draw=draw, text=text: draw(**start_of(text)))
+        others += [figure(f"fig-{name}", first), nbformat.v4.new_markdown_cell(text)]
     notebook = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_markdown_cell(BARS.partition("```")[0]),
@@ -186,7 +258,7 @@ def site(tmp_path_factory):
             nbformat.v4.new_markdown_cell(CODER),
             figure("fig-bill", bill),
             nbformat.v4.new_markdown_cell(BILL),
-            *coins,
+            *others,
             nbformat.v4.new_markdown_cell(FILLER),
         ]
     )
@@ -402,44 +474,167 @@ def test_coins_are_told_apart_as_scipy_says(arithmetic):
         assert one["backward"] == close(kl_divergence(coin(q), coin(p), base=2)), (p, q)
 
 
+SPINS = np.array(list(itertools.product([-1, 1], repeat=9)))
+ENERGIES = np.zeros(512)
+for i, j in itertools.product(range(3), range(3)):
+    at = SPINS.reshape(-1, 3, 3)
+    ENERGIES -= at[:, i, j] * (at[:, i, (j + 1) % 3] + at[:, (i + 1) % 3, j])
+
+
+def test_the_magnet_is_that_of_all_its_states(arithmetic):
+    rng = np.random.default_rng(6)
+    cases = [(t, m) for t in (0.5, 3, 4, 6) for m in (0, 0.01, 0.5, 0.78, 0.99, 1)]
+    cases += [(round(t, 2), round(m, 2)) for t, m in rng.uniform((0.5, 0), (6, 1), (100, 2))]
+    cases += rng.uniform((0.5, 0), (6, 1), (200, 2)).tolist()
+    found = arithmetic("ising", [{"temperature": t, "m": m} for t, m in cases])
+    for (t, m), one in zip(cases, found, strict=True):
+        gibbs = np.exp(-ENERGIES / t - special.logsumexp(-ENERGIES / t))
+        trial = np.where(SPINS > 0, (1 + m) / 2, (1 - m) / 2).prod(axis=1)
+        for law, name in ((gibbs, "gibbs"), (trial, "product")):
+            mean, h = law @ ENERGIES / 9, float(entropy(law)) / 9
+            assert one[name]["energy"] == close(mean), (t, m)
+            assert one[name]["entropy"] == close(h), (t, m)
+            assert one[name]["free"] == close(mean - t * h), (t, m)
+            assert one[name]["magnet"] == close(law @ np.abs(SPINS.mean(axis=1))), (t, m)
+            levels = [law[level == ENERGIES].sum() for level in np.unique(ENERGIES)]
+            np.testing.assert_allclose(one[name]["levels"], levels, rtol=1e-6, atol=1e-9)
+        free = -t * special.logsumexp(-ENERGIES / t) / 9
+        assert one["gibbs"]["free"] == close(free)
+        assert one["divergence"] == close(kl_divergence(trial, gibbs)), (t, m)
+        # No product law reaches the least free energy.
+        assert one["product"]["free"] > free
+        assert one["product"]["energy"] == close(-2 * m**2)
+
+
+@pytest.mark.parametrize(("t", "best"), [(3, 0.78), (3.5, 0.58), (4, 0), (5, 0)])
+def test_the_best_trial_law_is_that_of_the_mean_field(arithmetic, t, best):
+    means = np.arange(101) / 100
+    bills = [
+        one["divergence"]
+        for one in arithmetic("ising", [{"temperature": t, "m": m} for m in means])
+    ]
+    assert means[np.argmin(bills)] == best
+    # Each spin has four neighbours.
+    assert best == pytest.approx(np.tanh(4 * best / t), abs=0.01)
+
+
+def test_attention_is_a_softmax(arithmetic):
+    rng = np.random.default_rng(7)
+    keys = np.array([[0.8, 0.1], [0.25, 0.75], [-0.65, 0.45], [-0.45, -0.65], [0.15, -0.1]])
+    cases = [
+        (angle, beta) for angle in (0, 45, 90, 180, 270, 359) for beta in (0, 0.1, 1, 20, 2000)
+    ]
+    cases += rng.uniform((0, 0), (360, 20), (250, 2)).tolist()
+    found = arithmetic("attend", [{"angle": angle, "beta": beta} for angle, beta in cases])
+    for (angle, beta), one in zip(cases, found, strict=True):
+        query = np.exp(1j * np.deg2rad(angle))
+        weights = special.softmax(beta * (keys @ [query.real, query.imag]))
+        np.testing.assert_allclose(one["weights"], weights, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(one["readOut"], weights @ keys, rtol=1e-6, atol=1e-6)
+        assert one["entropy"] == close(entropy(weights)), (angle, beta)
+        assert one["used"] == close(np.exp(float(entropy(weights)))), (angle, beta)
+        assert np.argmax(weights) != 4 or beta == 0  # the key inside the others
+
+
+def seen_by_infonce(classes, candidates):
+    """The mean loss of the best critic, over all that the candidates may be."""
+    losses = []
+    # The first candidate is the copy; by symmetry it is in class 0.
+    for others in itertools.product(range(classes), repeat=candidates - 1):
+        ratios = np.where(np.array([0, *others]) == 0, classes, 0)  # p(x|y) / p(x)
+        losses.append(-np.log(ratios[0] / ratios.sum()))
+    return np.mean(losses)
+
+
+def test_the_bound_is_that_of_infonce(arithmetic):
+    cases = list(itertools.product(range(17), repeat=2))
+    found = dict(
+        zip(cases, arithmetic("saturation", [{"m": m, "n": n} for m, n in cases]), strict=True)
+    )
+    for (m, n), one in found.items():
+        assert one["information"] == close(m * np.log(2))
+        k = np.arange(2**n)
+        loss = stats.binom.pmf(k, 2**n - 1, 0.5**m) @ np.log1p(k)
+        assert one["loss"] == close(loss), (m, n)
+        assert one["most"] == close(n * np.log(2))
+        assert one["bound"] == close(n * np.log(2) - loss), (m, n)
+        assert one["bound"] <= min(one["information"], one["most"]) + 1e-9
+        if m and n:
+            assert one["bound"] < min(one["information"], one["most"])
+    for m, n in [(0, 0), (0, 3), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (1, 4), (3, 2), (5, 1)]:
+        assert found[m, n]["loss"] == close(seen_by_infonce(2**m, 2**n)), (m, n)
+
+
+def test_the_bound_is_that_of_a_simulation(arithmetic):
+    rng = np.random.default_rng(8)
+    for m, n in ((3, 3), (4, 7), (8, 8), (8, 5)):
+        [one] = arithmetic("saturation", [{"m": m, "n": n}])
+        drawn = rng.integers(2**m, size=(20000, 2**n))
+        scores = np.where(drawn == drawn[:, :1], 0.0, -np.inf)  # the logarithm of the best critic
+        losses = special.logsumexp(scores, axis=1) - scores[:, 0]
+        error = losses.std() / np.sqrt(len(losses))
+        assert one["loss"] == pytest.approx(losses.mean(), abs=5 * error)
+
+
 DRAWN = """([name, state, words]) => {
     const shapes = explorables[name].draw(state, words, 614, 394).shapes;
     const those = (tag) => shapes.flatMap((one) =>
         [...(one.matches(tag) ? [one] : []), ...one.querySelectorAll(tag)]);
+    const points = (one) =>
+        one.getAttribute("points").split(" ").map((point) => point.split(",").map(Number));
     const numbers = (one, ...names) => names.map((key) => +one.getAttribute(key));
     return {
         texts: those("text").map((one) => [one.textContent, ...numbers(one, "x", "y")]),
-        curves: those("polyline").map((one) =>
-            one.getAttribute("points").split(" ").map((point) => point.split(",").map(Number))),
+        curves: those("polyline").map(points),
+        shapes: those("polygon").map(points),
         dots: those("circle").map((one) => numbers(one, "cx", "cy")),
         bars: those("rect").map((one) => numbers(one, "x", "y", "width", "height")),
     };
 }"""
 
 
-@pytest.mark.parametrize("name", COINS)
+PLACES = {
+    "directions": [(0.5, 0.9), (0.4, 0.4), (0, 0), (0, 1), (1, 0.01), (0.3, 1)],
+    "tangent": [(0.5, 0.9), (0.4, 0.4), (0, 0), (0, 1), (1, 0.01), (0.3, 1)],
+    "apart": [(0.5, 0.9), (0.4, 0.4), (0.01, 0.99)],
+    "ising": [(3, 0.78), (0.5, 0), (0.5, 1), (6, 0), (6, 1), (4, 0.01)],
+    "attend": [(20, 4), (0, 0), (90, 20), (217, 0.1), (359, 11)],
+    "saturation": [(8, 8), (0, 0), (0, 16), (16, 0), (16, 16), (1, 9), (12, 5)],
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
 def test_picture_and_drawing_have_the_same_places(desk, name):
     live(desk, name)
-    draw, text = COINS[name]
-    words = re.findall("^- (.+)$", text, re.MULTILINE)
-    ends = [(0, 0), (0, 1), (1, 0.01), (0.3, 1)] if name != "apart" else [(0.01, 0.99)]
-    for p, q in [(0.5, 0.9), (0.9, 0.5), (0.2, 0.22), (0.02, 0.6), (0.4, 0.4), *ends]:
-        live_one = desk.evaluate(DRAWN, [name, {"p": p, "q": q}, words])
+    draw, text = (COINS | OTHERS)[name]
+    places = PLACES[name] + [(0.9, 0.5), (0.2, 0.22), (0.02, 0.6)] * (name in COINS)
+    for values in places:
+        state = dict(zip(start_of(text), values, strict=True))
+        live_one = desk.evaluate(DRAWN, [name, state, words_of(text)])
         with matplotlib.rc_context():
             plots.use_house_style()
-            ax = draw(p, q)
+            ax = draw(**state)
         written = sorted((one.get_text(), *one.get_position()) for one in ax.texts)
         for one, other in zip(written, sorted(live_one["texts"]), strict=True):
             assert one[0] == other[0]
             assert one[1:] == pytest.approx(other[1:], abs=0.01), one
         lines = [np.transpose(line.get_data()) for line in ax.lines]
         dots = [line for one, line in zip(ax.lines, lines, strict=True) if one.get_marker() == "o"]
-        np.testing.assert_allclose(np.reshape(dots, (-1, 2)), np.reshape(live_one["dots"], (-1, 2)))
+        dots = [tuple(dot[0]) for dot in dots]
+        dots += [one.center for one in ax.patches if isinstance(one, Circle)]
+        np.testing.assert_allclose(
+            np.reshape(dots, (-1, 2)), np.reshape(live_one["dots"], (-1, 2)), atol=0.01
+        )
         for curve in live_one["curves"]:
             same = [line for line in lines if line.shape == np.shape(curve)]
-            assert any(np.allclose(line, curve, atol=0.01) for line in same), (p, q)
-        bars = [(*bar.get_xy(), bar.get_width(), bar.get_height()) for bar in ax.patches[:4]]
-        np.testing.assert_allclose(bars, live_one["bars"], atol=0.01)
+            assert any(np.allclose(line, curve, atol=0.01) for line in same), values
+        shapes = [one.get_xy()[:-1] for one in ax.patches if isinstance(one, Polygon)]
+        for shape in live_one["shapes"]:
+            same = [one for one in shapes if one.shape == np.shape(shape)]
+            assert any(np.allclose(one, shape, atol=0.01) for one in same), values
+        bars = [one for one in ax.patches if isinstance(one, Rectangle)]
+        bars = sorted((*bar.get_xy(), bar.get_width(), bar.get_height()) for bar in bars)
+        np.testing.assert_allclose(bars, sorted(live_one["bars"]), atol=0.01)
         plt.close(ax.figure)
 
 
@@ -515,7 +710,111 @@ def test_coins_are_moved_by_keyboard(desk, name, first, alike, far):
     assert said.text_content() == first
 
 
+def by_keys(desk, name):
+    """The figure's two grips, what it says, and what presses keys."""
+    box = live(desk, name)
+    grips, said = box.get_by_role("slider"), box.get_by_role("status")
+    assert grips.count() == 2
+    return box, grips.nth(0), grips.nth(1), said, desk.page.keyboard.press
+
+
+def test_the_magnet_is_moved_by_keyboard(desk):
+    box, hot, mean, said, press = by_keys(desk, "ising")
+    assert [now(one, "valuetext") for one in (hot, mean)] == ["3.00", "0.78"]
+    assert said.text_content() == "divergence 0.899 nats"
+    mean.focus()
+    press("ArrowRight")
+    assert now(mean) == 0.79
+    press("Home")
+    assert now(mean) == 0
+    hot.focus()
+    for _ in range(2):
+        press("PageUp")
+    assert now(hot) == 4
+    assert said.text_content() == "divergence 0.719 nats"
+    press("Home")
+    assert now(hot) == 0.5
+    press("Tab")
+    press("End")
+    assert said.text_content() == "divergence 0.693 nats"  # log 2, for one of two signs
+    box.get_by_role("button").click()
+    assert said.text_content() == "divergence 0.899 nats"
+
+
+def test_the_query_is_turned_by_keyboard(desk):
+    box, scale, query, said, press = by_keys(desk, "attend")
+    assert [one.get_attribute("aria-label") for one in (scale, query)] == ["scale", "query"]
+    first = said.text_content()
+    scale.focus()
+    press("Home")
+    assert said.text_content() == "read-out 0.02, 0.11, entropy 1.609 nats, keys in use 5.000"
+    press("PageUp")
+    press("ArrowLeft")
+    assert now(scale) == 0.9
+    press("Tab")
+    press("Home")
+    assert now(query, "valuetext") == "0°"
+    press("End")
+    assert now(query, "valuetext") == "359°"
+    press("PageDown")
+    assert now(query) == 349
+    box.get_by_role("button").click()
+    assert said.text_content() == first
+
+
+def test_the_candidates_are_moved_by_keyboard(desk):
+    box, candidates, classes, said, press = by_keys(desk, "saturation")
+    assert now(candidates, "valuetext") == now(classes, "valuetext") == "256"
+    first = said.text_content()
+    assert first == "information 5.545 nats, log N 5.545 nats, loss 0.572 nats, bound 4.973 nats"
+    candidates.focus()
+    press("ArrowLeft")
+    assert now(candidates) == 7
+    assert now(candidates, "valuetext") == "128"
+    press("End")
+    assert now(candidates, "valuetext") == "65536"
+    press("Tab")
+    press("Home")
+    assert said.text_content() == (
+        "information 0.000 nats, log N 11.090 nats, loss 11.090 nats, bound 0.000 nats"
+    )
+    box.get_by_role("button").click()
+    assert said.text_content() == first
+
+
 # By hand
+
+
+def test_a_query_is_turned_by_mouse(desk):
+    box, _, query, _, _ = by_keys(desk, "attend")
+    box.evaluate("figure => figure.scrollIntoView({ block: 'center' })")
+    ring = box.locator("svg circle.thin").bounding_box()
+    middle = np.array([ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2])
+    mouse = desk.page.mouse
+    mouse.move(*centre(query))
+    mouse.down()
+    for angle in (90, 135, 200, 330, 10):
+        turn = np.deg2rad(angle)
+        # Nearer to the middle than the handle, which stays on its circle.
+        mouse.move(*(middle + 90 * np.array([np.cos(turn), -np.sin(turn)])), steps=4)
+        assert now(query) == pytest.approx(angle, abs=1)
+        arm = np.array(centre(query)) - middle
+        assert np.hypot(*arm) == pytest.approx(ring["width"] / 2, abs=1)
+    mouse.up()
+
+
+@pytest.mark.parametrize("name", ["ising", "saturation"])
+def test_a_number_is_moved_at_the_curve(desk, name):
+    box, *grips, _, _ = by_keys(desk, name)
+    box.evaluate("figure => figure.scrollIntoView({ block: 'center' })")
+    one, other = grips if name == "saturation" else grips[::-1]
+    before, still, (x, y) = now(one), now(other), centre(one)
+    desk.page.mouse.move(x, y - 120)
+    desk.page.mouse.down()
+    desk.page.mouse.move(x - 60, y - 120, steps=4)
+    desk.page.mouse.up()
+    assert now(one) < before
+    assert now(other) == still
 
 
 @pytest.mark.parametrize("name", ["directions", "tangent"])
@@ -637,9 +936,10 @@ def test_a_finger_drags(hand, name):
     grip.scroll_into_view_if_needed()
     before, (x, y) = now(grip), centre(grip)
     top = hand.evaluate("scrollY")
-    swipe(hand, (x + 12, y), (x - 68, y - 80))  # as broad as a finger is
+    swipe(hand, (x + 12, y), (x - 38, y - 80))  # as broad as a finger is
     assert now(grip) < before - 0.1
-    assert centre(grip)[0] == pytest.approx(x - 80, abs=3)
+    pitch = 12 if name == "saturation" else 3  # whose numbers are doubled
+    assert centre(grip)[0] == pytest.approx(x - 50, abs=pitch)
     assert hand.evaluate("scrollY") == top
 
 
@@ -717,6 +1017,19 @@ def test_words_have_room(browser, address, width):
                 press(key)
                 assert box.evaluate(OVERLAPS) == []
             assert min(box.locator("svg text").evaluate_all(sizes)) >= 11
+        for name in OTHERS:
+            box = live(tab, name)
+            assert box.evaluate(OVERLAPS) == []
+            for first, second in itertools.product(("Home", "End"), repeat=2):
+                for grip, key in enumerate((first, second)):
+                    box.get_by_role("slider").nth(grip).focus()
+                    press(key)
+                    assert box.evaluate(OVERLAPS) == [], (name, first, second)
+                    for _ in range(8):
+                        press("PageUp" if key == "Home" else "PageDown")
+                        assert box.evaluate(OVERLAPS) == []
+                    press(key)
+            assert min(box.locator("svg text").evaluate_all(sizes)) >= 11
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -750,7 +1063,7 @@ def test_a_figure_far_away_waits(browser, address):
     size = {"width": 1280, "height": 300}
     with visit(browser, address, size) as tab:
         tab.page.wait_for_timeout(300)
-        assert tab.page.locator("figure.movable").count() == 6
+        assert tab.page.locator("figure.movable").count() == 9
         assert tab.page.locator("figure.live").count() < 3
         live(tab, "coder")
 
@@ -817,7 +1130,7 @@ def test_scripts_are_light_and_come_where_they_are_used(site):
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|animat|transition", text)
     there = (site / "chapters/01-hand.html").read_text("utf-8")
     names = re.findall(r'<script defer="defer" src="[^"]*?(explorables[\w/]*)\.js', there)
-    kinds = "parts/coins", "apart", "bars", "bill", "coder", "directions", "tangent"
+    kinds = ["parts/coins", "parts/plot", *sorted(EVERY)]
     assert names == ["explorables", *(f"explorables/{kind}" for kind in kinds)]
     alone = (site / "alone.html").read_text("utf-8")
     assert re.findall(r'src="[^"]*?(explorables[\w/]*)\.js', alone) == [
@@ -847,7 +1160,12 @@ def test_the_plain_notebook_has_a_line_in_its_place(site):
     lines = re.findall(
         r"On the page of this chapter \[this figure\]\(\S+/01-hand\.html#(.*?)\)", text
     )
-    assert lines == ["fig-area", "fig-coder", "fig-bill", *(f"fig-{name}" for name in COINS)]
+    assert lines == [
+        "fig-area",
+        "fig-coder",
+        "fig-bill",
+        *(f"fig-{name}" for name in COINS | OTHERS),
+    ]
 
 
 def test_a_strict_build_refuses_what_is_amiss(tmp_path):
@@ -871,7 +1189,7 @@ def test_a_strict_build_refuses_what_is_amiss(tmp_path):
     for line, complaint in zip(
         lines,
         (
-            "no explorable is called none: there are apart, bars, bill, coder, directions, tangent",
+            f"no explorable is called none: there are {', '.join(sorted(EVERY))}",
             "explorable bars: no figure of this page is called fig-none",
             "start",
             "explorable bars has 1 words in place of 6: reset, probability",

@@ -1,5 +1,6 @@
 // Words: reset, bits, heads, P, Q, error, tosses, Chernoff, D(P‖Q), D(Q‖P).
 // With: coins.
+// With: plot.
 // How often the likelier of two coins is the wrong one, by the number of tosses seen, where either
 // is tossed half the time; and the bound of Chernoff. state: { p, q }, both within (0, 1).
 {

@@ -1,5 +1,6 @@
 // Words: reset, bits, heads, P, Q, divergence, D(P‖Q), D(Q‖P).
 // With: coins.
+// With: plot.
 // The divergence of two coins in either direction, as Q moves and P stays. state: { p, q }.
 {
   const { coins } = explorables, TOP = 3; // bits that are drawn

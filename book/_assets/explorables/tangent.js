@@ -1,5 +1,6 @@
 // Words: reset, bits, heads, P, Q, cross-entropy, entropy, divergence.
 // With: coins.
+// With: plot.
 // As P moves, the cross-entropy of two coins is a straight line that touches the entropy at Q; how
 // far above the entropy it is at P is the divergence. state: { p, q }.
 {
