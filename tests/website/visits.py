@@ -160,12 +160,15 @@ class Tab:
                 const clear = /, 0\\)$/.test(backgroundColor) && element.parentElement;
                 return clear ? ground(element.parentElement) : backgroundColor;
             };
+            const opacity = (element) =>
+                element ? getComputedStyle(element).opacity * opacity(element.parentElement) : 1;
             for (const element of document.body.querySelectorAll("*")) {
                 const says = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
                 if (!says || !element.checkVisibility()) continue;
                 const { color, fontSize, fontWeight } = getComputedStyle(element);
                 const link = element.matches("a") && element.parentElement.tagName;
-                const look = [color, ground(element), fontSize, fontWeight, link].join();
+                const seenThrough = [ground(element), opacity(element)];
+                const look = [color, ...seenThrough, fontSize, fontWeight, link].join();
                 const some = seen.get(look) ?? [];
                 if (some.length < 2) seen.set(look, [...some, element]);
             }
