@@ -243,7 +243,7 @@ def test_a_drawing_stands_on_the_page(browser, origin, theme):
     with visit(browser, f"{origin}/{MAPS}.html", color_scheme=theme) as tab:
         picture = tab.page.locator("#fig-information-bars img")
         picture.evaluate("picture => picture.scrollIntoView({ block: 'center' })")
-        picture.evaluate("picture => picture.decode()")
+        tab.page.wait_for_function("picture => picture.complete", arg=picture.element_handle())
         box = picture.bounding_box()
         inside, outside = (
             tab.page.screenshot(clip={"x": x, "y": box["y"] + 1, "width": 2, "height": 2})

@@ -121,15 +121,21 @@ class Tab:
     def scroll_to_the_end(self):
         self.evaluate(
             """async () => {
+                const frame = () => within(1, new Promise(requestAnimationFrame));
                 // Half a window in a frame is faster than any wheel.
                 for (let y = 0; y < document.body.scrollHeight; y += innerHeight / 2) {
                     scrollTo(0, y);
-                    await within(1, new Promise(requestAnimationFrame));
+                    await frame();
                 }
+                // Where no frame was drawn, no picture was asked for: it is gone back to.
                 // Those of a closed menu wait until it opens.
-                const images = [...document.images].filter((image) => image.checkVisibility());
-                await Promise.all(images.map((image) => within(10, image.decode())));
-                const absent = images.filter((image) => !image.complete || !image.naturalWidth);
+                const visible = [...document.images].filter((image) => image.checkVisibility());
+                const late = () => visible.find((image) => !image.complete);
+                for (const start = performance.now(); late() && performance.now() < start + 9e4; ) {
+                    late().scrollIntoView();
+                    await frame();
+                }
+                const absent = visible.filter((image) => !image.complete || !image.naturalWidth);
                 if (absent.length) throw Error(`not loaded: ${absent.map(({ src }) => src)}`);
             }"""
         )
