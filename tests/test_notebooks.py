@@ -199,9 +199,11 @@ LECTURES = [
     "06-geometry",
     "09-calling",
     "15-imbalance",
-    "16-elsewhere",
-    "17-attention",
-    "18-practice",
+    "16-shift",
+    "17-energy",
+    "18-sequences",
+    "19-attention",
+    "20-practice",
 ]
 lecture = pytest.mark.parametrize("text", [t for t in TEXTS if t.stem in LECTURES], ids=LECTURES)
 INDEX = (BOOK / "index.md").read_text("utf-8")

@@ -18,7 +18,7 @@ const eachLater = (things, work) => {
   const look = (some) => {
     const measured = some.map((box) => [box, box.scrollWidth - box.clientWidth, box.scrollLeft]);
     for (const [box, hidden, left] of measured) {
-      if (hidden > 1) box.tabIndex = 0;
+      if (hidden > 0) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
       box.classList.toggle("more-left", hidden > 1 && left > 1);
       box.classList.toggle("more-right", hidden > 1 && left < hidden - 1);

@@ -11,6 +11,7 @@ from celib.plots.calibration import *
 from celib.plots.coding import *
 from celib.plots.coins import *
 from celib.plots.divergence import *
+from celib.plots.energy import *
 from celib.plots.evidence import *
 from celib.plots.geometry import *
 from celib.plots.gradients import *
@@ -21,7 +22,8 @@ from celib.plots.likelihood import *
 from celib.plots.losses import *
 from celib.plots.numerics import *
 from celib.plots.practice import *
-from celib.plots.sciences import *
+from celib.plots.sequences import *
+from celib.plots.shift import *
 from celib.plots.softmax import *
 from celib.plots.style import *
 

@@ -1,4 +1,4 @@
-"""Figures on rare classes, noisy labels, shifted data and distillation."""
+"""Figures on rare classes: weights, thresholds and the focal loss."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +10,12 @@ from celib.plots.style import COLOURS
 
 __all__ = [
     "class_weights",
-    "covariate_shift",
+    "compromise",
+    "costs_of_decisions",
     "easy_negatives",
-    "moving_threshold",
-    "noisy_labels",
-    "soft_labels",
+    "fitted_slopes",
+    "focal_reports",
+    "quotients",
 ]
 
 
@@ -36,6 +37,25 @@ def class_weights(eta: np.ndarray, learned: Mapping[float, np.ndarray]) -> Axes:
     return first
 
 
+def costs_of_decisions(missed: float) -> Axes:
+    """Mean costs of silence and of an alarm against the probability; a false alarm costs 1."""
+    _, ax = plt.subplots(figsize=(6.4, 2.9))
+    eta, cut = np.linspace(0, 0.3, 61), 1 / (1 + missed)
+    silence, alarm = missed * eta, 1 - eta
+    ax.plot(eta, silence, color=COLOURS[0], label=rf"silence, ${missed:g}\,\eta$")
+    ax.plot(eta, alarm, "--", color=COLOURS[1], label=r"alarm, $1-\eta$")
+    cheaper = np.minimum(silence, alarm)
+    ax.fill_between(eta, 0, cheaper, where=eta <= cut + 1e-9, color=COLOURS[0], alpha=0.2)
+    ax.fill_between(eta, 0, cheaper, where=eta >= cut - 1e-9, color=COLOURS[1], alpha=0.2)
+    ax.plot(cut, 1 - cut, "o", color="0.25", zorder=3)
+    ax.annotate(
+        rf"$\frac{{1}}{{{1 + missed:g}}}$", (cut, 1 - cut), (-6, 12), textcoords="offset points"
+    )
+    ax.set(xlabel=r"probability $\eta$ of a face", ylabel="mean cost", xlim=(0, 0.3), ylim=(0, 2.2))
+    ax.legend(loc="upper left")
+    return ax
+
+
 def easy_negatives(report: np.ndarray, ratio: Mapping[float, np.ndarray]) -> Axes:
     """Loss of all background in units of one face's, against what background is reported as."""
     _, ax = plt.subplots(figsize=(6.4, 3.2))
@@ -49,83 +69,58 @@ def easy_negatives(report: np.ndarray, ratio: Mapping[float, np.ndarray]) -> Axe
     return ax
 
 
-def covariate_shift(
-    x: np.ndarray,
-    truth: np.ndarray,
-    fits: Mapping[str, np.ndarray],
-    inputs: Mapping[str, np.ndarray],
-) -> Axes:
-    """A probability and two lines fitted to it, above the densities of old and new inputs."""
-    _, (top, bottom) = plt.subplots(
-        2, 1, figsize=(6.4, 4.0), sharex=True, height_ratios=(2, 1), squeeze=True
-    )
-    words = {"plain": "fitted to old inputs", "weighted": "fitted with weights"}
-    few = slice(None, None, 8)  # for a small file
-    x, truth = x[few], truth[few]
-    top.plot(x, truth, color="0.25", label=r"truth $\eta(x)$")
-    for (name, line), colour, style in zip(fits.items(), COLOURS, ("--", "-."), strict=False):
-        top.plot(x, line[few], style, color=colour, label=words.get(name, name))
-    for (name, density), colour in zip(inputs.items(), COLOURS, strict=False):
-        bottom.fill_between(x, density[few], color=colour, alpha=0.45, label=f"{name} inputs")
-    top.set(ylabel="probability of 1", ylim=(0, 1), xlim=(x[0], x[-1]))
-    bottom.set(xlabel="$x$", ylabel="density", ylim=(0, None))
-    top.legend(loc="lower center")
-    bottom.legend(loc="upper left")
-    first: Axes = top
-    return first
+def fitted_slopes(slopes: Mapping[str, Sequence[float]], truth: float) -> Axes:
+    """Slopes that several ways of fitting found, a row of dots and their mean for each way."""
+    _, ax = plt.subplots(figsize=(6.4, 2.6))
+    places = np.arange(len(slopes))[::-1]
+    words = {"plain": "plain", "w = 500": "weight 500", "r = 0.01": "1 in 100 kept"}
+    for place, values, colour in zip(places, slopes.values(), COLOURS, strict=False):
+        up = np.linspace(-0.22, 0.22, 7)[np.arange(len(values)) % 7]
+        ax.plot(values, place + up, "o", color=colour, markersize=3, alpha=0.6)
+        ax.plot([np.mean(values)] * 2, [place - 0.36, place + 0.36], color=colour, linewidth=3)
+    ax.axvline(truth, color="0.25", linestyle="--", linewidth=1.2)
+    ax.set_yticks(places, [words.get(name, name) for name in slopes])
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="fitted slope", ylim=(-0.6, len(slopes) - 0.4))
+    return ax
 
 
-def moving_threshold(
-    x: np.ndarray, densities: Sequence[np.ndarray], shares: Sequence[float]
-) -> Axes:
-    """Two classes' densities times their shares, a panel a share: where they cross, one decides."""
-    _, panels = plt.subplots(1, len(shares), figsize=(6.4, 2.9), sharey=True)
-    for ax, share in zip(panels, shares, strict=True):
-        for scale, density, colour, name in zip(
-            (1 - share, share), densities, COLOURS, ("class 0", "class 1"), strict=False
-        ):
-            ax.fill_between(x, scale * density, color=colour, alpha=0.45, label=name)
-        gap = np.log((1 - share) * densities[0]) - np.log(share * densities[1])
-        cut = float(np.interp(0, -gap, x))
-        ax.axvline(cut, color="0.25", linestyle="--", linewidth=1.2)
-        ax.set_title(rf"share of class 1: {share:g}", fontsize=9)
-        ax.set(xlabel="$x$", xlim=(x[0], x[-1]))
+def focal_reports(report: np.ndarray, truth: Mapping[float, np.ndarray]) -> Axes:
+    """What an ideal model reports under focal losses, against the true probability."""
+    _, ax = plt.subplots(figsize=(6.4, 3.2))
+    ax.axhline(0.5, color="#666666", linewidth=0.8, linestyle=":")
+    ax.axvline(0.5, color="#666666", linewidth=0.8, linestyle=":")
+    for (gamma, eta), colour, line in zip(truth.items(), COLOURS, ("-", "--", "-."), strict=False):
+        ax.plot(eta, report, line, color=colour, label=rf"$\gamma={gamma:g}$")
+    ax.set(xlabel=r"true probability $\eta$", ylabel="reported probability")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.legend(loc="upper left")
+    return ax
+
+
+def compromise(curve: np.ndarray, dots: Mapping[str, np.ndarray]) -> Axes:
+    """What is explained of two tasks: a curve over their weights, and some choices on it."""
+    _, ax = plt.subplots(figsize=(6.4, 2.9))
+    ax.plot(*curve.T, color=COLOURS[0])
+    words = {"learned, 1": "learned weights", "sum, 1": "sum", "sum, 0.01": "sum, hundreds"}
+    for (name, place), mark, colour in zip(dots.items(), "os^", COLOURS[1:], strict=False):
+        ax.plot(*place, mark, color=colour, markersize=8, label=words.get(name, name), zorder=3)
+    ax.set(xlabel="explained share of progress", ylabel="explained share\nof the blood value")
+    ax.legend(loc="lower left")
+    return ax
+
+
+def quotients(shares: np.ndarray, p: np.ndarray, names: Sequence[str]) -> Axes:
+    """Probabilities, the shares of the classes, and the one divided by the other, as bars."""
+    _, panels = plt.subplots(1, 3, figsize=(6.4, 2.5))
+    rows = ((p, "$p^*$"), (shares, r"$\pi$"), (p / shares, r"$p^*/\pi$"))
+    for ax, (values, name), colour in zip(panels, rows, COLOURS, strict=False):
+        ax.bar(range(len(values)), values, 0.6, color=colour)
+        for k, value in enumerate(values):
+            ax.annotate(f"{value:.2g}", (k, value), (0, 3), textcoords="offset points", ha="center")
+        ax.set_xticks(range(len(values)), names)
+        ax.set_title(name, fontsize=11)
+        ax.set(ylim=(0, 1.15 * values.max()))
+        ax.grid(axis="x", visible=False)
     first: Axes = panels[0]
-    first.set(ylabel="share times density", ylim=(0, 0.4))
-    panels[-1].legend(loc="upper right")
-    return first
-
-
-def noisy_labels(
-    rates: Sequence[float], accuracy: Mapping[str, np.ndarray], loss: Mapping[str, np.ndarray]
-) -> Axes:
-    """Accuracy and log loss on clean labels against the noise: a line a method, dots for seeds."""
-    _, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.1))
-    words = {"CE": "cross-entropy", "GCE": "generalised", "forward": "forward"}
-    for ax, measured in ((left, accuracy), (right, loss)):
-        for (name, values), colour, mark in zip(measured.items(), COLOURS, "os^", strict=False):
-            ax.plot(rates, values.mean(-1), color=colour, label=words.get(name, name))
-            ax.plot(rates, values, mark, color=colour, markersize=3.5, alpha=0.7)
-        ax.set(xlabel="noise rate", xticks=list(rates))
-    left.set(ylabel="accuracy, clean labels", ylim=(0.8, 1), yticks=(0.8, 0.85, 0.9, 0.95, 1))
-    right.set(ylabel="log loss in nats, clean labels", ylim=(0, None))
-    left.legend(loc="lower left")
-    first: Axes = left
-    return first
-
-
-def soft_labels(image: np.ndarray, shares: Mapping[float, np.ndarray]) -> Axes:
-    """A digit beside the probabilities that a teacher gives its classes at some temperatures."""
-    _, (left, right) = plt.subplots(1, 2, figsize=(6.4, 2.7), width_ratios=(1, 2.6))
-    left.pcolormesh(image[::-1], cmap="gray_r", edgecolors="none")
-    left.set_aspect("equal")
-    left.set_axis_off()
-    classes, width = np.arange(len(next(iter(shares.values())))), 0.8 / len(shares)
-    for n, ((temperature, p), colour) in enumerate(zip(shares.items(), COLOURS, strict=False)):
-        place = classes + width * (n - (len(shares) - 1) / 2)
-        right.bar(place, p, width, color=colour, label=f"$T={temperature:g}$")
-    right.set(xlabel="class", ylabel="probability", xticks=classes)
-    right.grid(axis="x", visible=False)
-    right.legend()
-    first: Axes = right
     return first

@@ -1,6 +1,7 @@
-"""Figures on physics, biology, language and speech."""
+"""Figures on magnets, binding sites and policies."""
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -17,18 +18,14 @@ from celib.plots.style import COLOURS, sheet
 
 __all__ = [
     "arrangements",
-    "ctc_trellis",
     "gibbs_law",
+    "judgement",
     "magnet",
+    "reinforce_loop",
     "sequence_logo",
     "site_scores",
     "tilted_policy",
 ]
-
-_SPINS = np.array(list(product((-1, 1), repeat=9)))
-_LATTICE = _SPINS.reshape(-1, 3, 3)
-_BONDS = sum(_LATTICE * np.roll(_LATTICE, 1, axis) for axis in (1, 2))
-_ENERGY = -np.asarray(_BONDS).sum(axis=(1, 2))
 
 
 def arrangements(states: np.ndarray, names: Sequence[str]) -> Axes:
@@ -132,39 +129,72 @@ def site_scores(
     return ax
 
 
-def ctc_trellis(routes: np.ndarray, weights: np.ndarray, names: Sequence[str]) -> Axes:
-    """All alignments of a word: states against frames, the darker the more probable.
+def judgement(preferred: float, other: float, price: float) -> Axes:
+    """DPO: from the log-ratios of two answers to the probability that the first is preferred."""
+    ax, write = sheet(614, 214)
+    zero, unit = 118, 70
+    ax.plot([40, 250], [zero, zero], color="0.4", linewidth=1)
+    for x, value, name, colour in ((80, preferred, "k", 0), (180, other, "j", 1)):
+        ax.bar(x, -unit * value, 48, zero, color=COLOURS[colour], alpha=0.8)
+        beyond = -8 if value > 0 else 18
+        write(x, zero - unit * value + beyond, f"{value:.2f}", "center")
+        write(x, zero + (18 if value > 0 else -8), f"answer ${name}$", "center")
+    write(130, 204, r"$\log(\pi/\pi^0)$", "center")
+    top, low = zero - unit * preferred, zero - unit * other
+    ax.annotate("", (250, top), (250, low), arrowprops={"arrowstyle": "<->", "color": "0.3"})
+    write(260, (top + low) / 2 + 4, f"{preferred - other:.2f}")
+    logit = price * (preferred - other)
+    middle = (top + low) / 2
+    for start, end, word in ((304, 376, rf"$\times\,T={price:g}$"), (450, 520, r"$\sigma$")):
+        ax.annotate("", (end, middle), (start, middle), arrowprops={"arrowstyle": "-|>"})
+        write((start + end) / 2, middle - 8, word, "center")
+    write(413, middle + 4, f"{logit:.2f}", "center", "bold")
+    write(413, middle + 26, "logit", "center")
+    write(552, middle + 4, f"{1 / (1 + np.exp(-logit)):.2f}", "center", "bold")
+    write(552, middle + 26, "$k$ is preferred", "center")
+    return ax
 
-    ``routes`` has a row of states for each alignment, ``weights`` their probabilities given the
-    word, and ``names`` the symbol of each state. The most probable alignment is dashed.
-    """
-    steps = routes.shape[1]
-    width, height, left, top = 614, 44 * len(names) + 62, 96, 40
-    ax, write = sheet(width, height)
-    x = left + 115 * np.arange(steps)
-    y = top + 44 * np.arange(len(names))
-    share = np.zeros((steps, len(names)))
-    arcs: dict[tuple[int, int, int], float] = {}
-    for route, weight in zip(routes, weights, strict=True):
-        share[np.arange(steps), route] += weight
-        for n in range(steps - 1):
-            arc = (n, int(route[n]), int(route[n + 1]))
-            arcs[arc] = arcs.get(arc, 0) + float(weight)
-    for (n, a, b), weight in arcs.items():
-        line = 0.7 + 7 * weight
-        ax.plot(x[n : n + 2], y[[a, b]], color=COLOURS[5], linewidth=line, solid_capstyle="round")
-    best = routes[weights.argmax()]
-    ax.plot(x, y[best], "--", color=COLOURS[1], linewidth=1.6, zorder=3)
-    for n in range(steps):
-        write(x[n], 18, f"frame {n + 1}", "center")
-        for s, value in enumerate(share[n]):
-            if value > 0:
-                ax.plot(x[n], y[s], "o", color="white", markersize=23, zorder=4)
-                ax.plot(x[n], y[s], "o", markersize=22, markerfacecolor="white", zorder=4)
-                ax.lines[-1].set_markeredgecolor(COLOURS[0])
-                ax.text(x[n], y[s], f"{value:.2f}", ha="center", va="center", fontsize=8, zorder=5)
-    for s, name in enumerate(names):
-        write(left - 42, y[s] + 4, name, "center", "bold")
+
+def reinforce_loop(policy: np.ndarray, move: int, reward: float) -> Axes:
+    """One game of REINFORCE: policy, drawn move and reward, and the weighted loss; arrows back."""
+    ax, write = sheet(614, 236)
+    floor, left, wide = 148, 40, 38
+    for k, p in enumerate(policy):
+        high, x = 96 * float(p), left + wide * k
+        ax.bar(x, -high, wide - 10, floor, color=COLOURS[0], alpha=0.9 if k == move else 0.3)
+        write(x, floor - high - 5, f"{p:g}", "center")
+        write(x, floor + 17, f"{k + 1}", "center")
+    write(left + wide, floor + 36, r"policy $\pi$", "center")
+    boxes = ((250, 74, f"move {move + 1}"), (420, 74, f"reward {reward:g}"))
+    loss = rf"loss ${reward:g}\cdot(-\log{policy[move]:g})$"
+
+    def box(x: float, y: float, text: str, half: float) -> None:
+        ax.fill_between([x - half, x + half], y - 17, y + 17, color=COLOURS[0], alpha=0.12)
+        write(x, y + 4, text, "center")
+
+    for x, y, text in boxes:
+        box(x, y, text, 48)
+    box(400, 176, loss, 92)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], bend: float = 0) -> None:
+        style = f"arc3,rad={bend}"
+        ax.annotate(
+            "",
+            end,
+            start,
+            arrowprops={"arrowstyle": "-|>", "color": "0.3", "connectionstyle": style},
+        )
+
+    arrow((150, 74), (200, 74))
+    write(175, 66, "draw", "center")
+    arrow((300, 74), (370, 74))
+    write(335, 66, "play", "center")
+    arrow((264, 92), (350, 158))
+    write(292, 136, "label", "right")
+    arrow((420, 92), (414, 158))
+    write(426, 130, "weight")
+    arrow((306, 180), (150, 180))
+    write(228, 200, "gradient", "center")
     return ax
 
 
@@ -184,11 +214,21 @@ def tilted_policy(temperature: np.ndarray, policy: np.ndarray, start: np.ndarray
     return ax
 
 
+@cache
+def _small_magnet() -> tuple[np.ndarray, np.ndarray]:
+    """All 512 states of nine spins on a torus of three by three, and their energies."""
+    spins = np.array(list(product((-1, 1), repeat=9)))
+    lattice = spins.reshape(-1, 3, 3)
+    bonds = [lattice * np.roll(lattice, 1, axis) for axis in (1, 2)]
+    return spins, -np.sum(bonds, axis=(0, 2, 3))
+
+
 def _per_spin(p: np.ndarray, temperature: float) -> tuple[float, float, float, float]:
     """What a law of all 512 states has: energy, entropy, free energy and magnetisation."""
+    spins, energies = _small_magnet()
     surprise = -np.log(p, out=np.zeros(len(p)), where=p > 0)
-    energy, entropy = float(p @ _ENERGY) / 9, float(p @ surprise) / 9
-    magnetisation = float(p @ np.abs(_SPINS.sum(axis=1))) / 9
+    energy, entropy = float(p @ energies) / 9, float(p @ surprise) / 9
+    magnetisation = float(p @ np.abs(spins.sum(axis=1))) / 9
     return energy, entropy, energy - temperature * entropy, magnetisation
 
 
@@ -201,12 +241,13 @@ def gibbs_law(temperature: float, m: float, top: int = 4) -> Axes:
     are energy, entropy, free energy and absolute magnetisation per spin. The ``temperature`` is
     from 0.5 to 6; the dot is at the mean ``m``.
     """
-    weights = np.exp((_ENERGY.min() - _ENERGY) / temperature)
+    spins, energies = _small_magnet()
+    weights = np.exp((energies.min() - energies) / temperature)
     gibbs = weights / weights.sum()
     trials = np.linspace(0, 1, 101)
 
     def trial(mean: float) -> np.ndarray:
-        chances: np.ndarray = np.where(_SPINS > 0, (1 + mean) / 2, (1 - mean) / 2).prod(axis=1)
+        chances: np.ndarray = np.where(spins > 0, (1 + mean) / 2, (1 - mean) / 2).prod(axis=1)
         return chances
 
     means = _per_spin(gibbs, temperature), _per_spin(trial(m), temperature)
@@ -227,11 +268,11 @@ def gibbs_law(temperature: float, m: float, top: int = 4) -> Axes:
         for i, text in enumerate(texts):
             write(first + (i + 0.5) * (width - first) / 4, height - 54 + 17 * row, text, "center")
 
-    levels, wide = np.unique(_ENERGY), (left.right - left.left) / 16
+    levels, wide = np.unique(energies), (left.right - left.left) / 16
     places = left.x((np.arange(len(levels)) + 0.5) / len(levels))
     for k, (law, name) in enumerate(((gibbs, "Gibbs"), (trial(m), "product"))):
         for level, x in zip(levels, places, strict=True):
-            high = left.y(law[level == _ENERGY].sum())
+            high = left.y(law[level == energies].sum())
             left.bar(x + (k - 1) * wide, high, wide, base - high, COLOURS[k])
         left.bar(0, height - 46 + 17 * k, 9, 9, COLOURS[k])
         write(13, height - 37 + 17 * k, name)
