@@ -14,7 +14,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
 from celib.plots.frame import Plot, look
-from celib.plots.style import COLOURS, sheet
+from celib.plots.style import COLOURS, arrow, sheet
 
 __all__ = [
     "arrangements",
@@ -146,7 +146,7 @@ def judgement(preferred: float, other: float, price: float) -> Axes:
     logit = price * (preferred - other)
     middle = (top + low) / 2
     for start, end, word in ((304, 376, rf"$\times\,T={price:g}$"), (450, 520, r"$\sigma$")):
-        ax.annotate("", (end, middle), (start, middle), arrowprops={"arrowstyle": "-|>"})
+        arrow(ax, (start, middle), (end, middle))
         write((start + end) / 2, middle - 8, word, "center")
     write(413, middle + 4, f"{logit:.2f}", "center", "bold")
     write(413, middle + 26, "logit", "center")
@@ -165,35 +165,24 @@ def reinforce_loop(policy: np.ndarray, move: int, reward: float) -> Axes:
         write(x, floor - high - 5, f"{p:g}", "center")
         write(x, floor + 17, f"{k + 1}", "center")
     write(left + wide, floor + 36, r"policy $\pi$", "center")
-    boxes = ((250, 74, f"move {move + 1}"), (420, 74, f"reward {reward:g}"))
     loss = rf"loss ${reward:g}\cdot(-\log{policy[move]:g})$"
 
     def box(x: float, y: float, text: str, half: float) -> None:
         ax.fill_between([x - half, x + half], y - 17, y + 17, color=COLOURS[0], alpha=0.12)
         write(x, y + 4, text, "center")
 
-    for x, y, text in boxes:
-        box(x, y, text, 48)
+    box(250, 74, f"move {move + 1}", 48)
+    box(420, 74, f"reward {reward:g}", 48)
     box(400, 176, loss, 92)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float], bend: float = 0) -> None:
-        style = f"arc3,rad={bend}"
-        ax.annotate(
-            "",
-            end,
-            start,
-            arrowprops={"arrowstyle": "-|>", "color": "0.3", "connectionstyle": style},
-        )
-
-    arrow((150, 74), (200, 74))
+    arrow(ax, (150, 74), (200, 74))
     write(175, 66, "draw", "center")
-    arrow((300, 74), (370, 74))
+    arrow(ax, (300, 74), (370, 74))
     write(335, 66, "play", "center")
-    arrow((264, 92), (350, 158))
+    arrow(ax, (264, 92), (350, 158))
     write(292, 136, "label", "right")
-    arrow((420, 92), (414, 158))
+    arrow(ax, (420, 92), (414, 158))
     write(426, 130, "weight")
-    arrow((306, 180), (150, 180))
+    arrow(ax, (306, 180), (150, 180))
     write(228, 200, "gradient", "center")
     return ax
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from celib.plots.style import COLOURS, sheet
+from celib.plots.style import COLOURS, arrow, ring, sheet
 
 __all__ = [
     "ctc_trellis",
@@ -18,7 +18,7 @@ __all__ = [
 
 
 def ctc_trellis(routes: np.ndarray, weights: np.ndarray, names: Sequence[str]) -> Axes:
-    """All alignments of a word: states against frames, the darker the more probable.
+    """All alignments of a word: states against frames, the wider the more probable.
 
     ``routes`` has a row of states for each alignment, ``weights`` their probabilities given the
     word, and ``names`` the symbol of each state. The most probable alignment is dashed.
@@ -44,42 +44,30 @@ def ctc_trellis(routes: np.ndarray, weights: np.ndarray, names: Sequence[str]) -
         write(x[n], 18, f"frame {n + 1}", "center")
         for s, value in enumerate(share[n]):
             if value > 0:
-                ax.plot(x[n], y[s], "o", color="white", markersize=23, zorder=4)
-                ax.plot(x[n], y[s], "o", markersize=22, markerfacecolor="white", zorder=4)
-                ax.lines[-1].set_markeredgecolor(COLOURS[0])
-                ax.text(x[n], y[s], f"{value:.2f}", ha="center", va="center", fontsize=8, zorder=5)
+                ring(ax, x[n], y[s], f"{value:.2f}", COLOURS[0], size=22, fontsize=8)
     for s, name in enumerate(names):
         write(left - 42, y[s] + 4, name, "center", "bold")
     return ax
 
 
-def hat_of_articles(bought: int, drawn: Sequence[int], customer: str = "customer") -> Axes:
+def hat_of_articles(bought: int, drawn: Sequence[int]) -> Axes:
     """Sampled softmax as a game: one article from the customer and some from Q, in one hat."""
     ax, write = sheet(614, 208)
-    write(70, 40, f"{customer} $P$", "center", "bold")
+    write(70, 40, "customer $P$", "center", "bold")
     write(70, 150, "popularity $Q$", "center", "bold")
 
-    def article(x: float, y: float, number: int, colour: str) -> None:
-        ax.plot(x, y, "o", color="white", markersize=25, zorder=4)
-        ax.plot(x, y, "o", markersize=24, markerfacecolor="white", zorder=4)
-        ax.lines[-1].set_markeredgecolor(colour)
-        ax.text(x, y, f"{number}", ha="center", va="center", fontsize=9, zorder=5)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.3"})
-
-    article(70, 68, bought, COLOURS[1])
+    ring(ax, 70, 68, f"{bought}", COLOURS[1])
     places = 70 + 40 * (np.arange(len(drawn)) - (len(drawn) - 1) / 2)
     for x, number in zip(places, drawn, strict=True):
-        article(x, 178, number, COLOURS[0])
-    arrow((94, 72), (230, 104))
-    arrow((70 + 20 * len(drawn) + 6, 172), (230, 128))
+        ring(ax, x, 178, f"{number}", COLOURS[0])
+    arrow(ax, (94, 72), (230, 104))
+    arrow(ax, (70 + 20 * len(drawn) + 6, 172), (230, 128))
     ax.fill_between([240, 384], 84, 148, color=COLOURS[5], alpha=0.25)
     write(312, 76, "hat", "center")
     shuffled = [*drawn[:1], bought, *drawn[1:]]
     for n, number in enumerate(shuffled):
-        article(312 + 44 * (n - (len(shuffled) - 1) / 2), 116, number, "0.35")
-    arrow((390, 116), (440, 116))
+        ring(ax, 312 + 44 * (n - (len(shuffled) - 1) / 2), 116, f"{number}", "0.35")
+    arrow(ax, (390, 116), (440, 116))
     write(450, 112, "Which one did the")
     write(450, 130, "customer buy?")
     return ax

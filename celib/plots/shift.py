@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from celib.plots.style import COLOURS, sheet
+from celib.plots.style import COLOURS, ring, sheet
 
 __all__ = [
     "covariate_shift",
@@ -60,10 +60,7 @@ def label_channel(channel: np.ndarray, clean: np.ndarray) -> Axes:
             ax.plot([left, right], y[[k, j]], alpha=0.55, solid_capstyle="round", **look)
     for k in range(classes):
         for x in (left, right):
-            ax.plot(x, y[k], "o", color="white", markersize=22, zorder=4)
-            ax.plot(x, y[k], "o", markersize=21, markerfacecolor="white", zorder=4)
-            ax.lines[-1].set_markeredgecolor(COLOURS[k])
-            ax.text(x, y[k], f"{k + 1}", ha="center", va="center", fontsize=9, zorder=5)
+            ring(ax, x, y[k], f"{k + 1}", COLOURS[k], size=21)
         write(right + 24, y[k] + 4, f"from {k + 1}: {channel[k, k]:.2g}")
     others = channel[0, 1]
     write(right + 24, y[-1] + 24, f"others: {others:.2g}")

@@ -7,7 +7,16 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "bits_axis", "draw_simplex", "on_simplex", "sheet", "use_house_style"]
+__all__ = [
+    "COLOURS",
+    "arrow",
+    "bits_axis",
+    "draw_simplex",
+    "on_simplex",
+    "ring",
+    "sheet",
+    "use_house_style",
+]
 
 # Okabe and Ito's palette, apart for readers with any common form of colour blindness, without
 # its yellow, which is too pale for a line on white.
@@ -81,6 +90,21 @@ def sheet(width: float, height: float) -> tuple[Axes, Callable[..., None]]:
         ax.text(x, y, text, ha=ha, va="baseline", fontsize=9, weight=weight)
 
     return ax, write
+
+
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """A straight arrow from one place of a diagram to another."""
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.3"})
+
+
+def ring(
+    ax: Axes, x: float, y: float, text: str, colour: str, size: float = 24, fontsize: float = 9
+) -> None:
+    """A circle with a text in it, above the lines that end there."""
+    ax.plot(x, y, "o", color="white", markersize=size + 1, zorder=4)
+    ax.plot(x, y, "o", markersize=size, markerfacecolor="white", zorder=4)
+    ax.lines[-1].set_markeredgecolor(colour)
+    ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, zorder=5)
 
 
 def bits_axis(
