@@ -140,7 +140,9 @@ def test_a_link_to_a_solution_opens_it(browser, origin):
 
 
 def test_copy_buttons_say_what_they_copy(desk):
-    desk.locator("button.copybtn[aria-label]").first.wait_for(state="attached")
+    # They are named in idle moments, a few at a time.
+    desk.locator("button.copybtn").first.wait_for(state="attached")
+    desk.locator("button.copybtn:not([aria-label])").first.wait_for(state="detached")
     labels = desk.locator("button.copybtn").evaluate_all("all => all.map((b) => b.ariaLabel)")
     assert len(set(labels)) > 0.9 * len(labels)
     assert all(label.startswith("Copy the code: ") for label in labels)
