@@ -19,6 +19,7 @@ AMISS = re.compile(
     r'| role="doc-biblioentry"'
     r'| role="list"(?= class="citation-list")'
 )
+BEHIND_A_TABLE = re.compile(r'<table class="table.*?</table>.*? id="([^"]+)"', re.DOTALL)
 
 # pandas makes a heading of the corner of a table, where there is nothing to read.
 CORNER = "<th></th>", "<td></td>"
@@ -49,9 +50,9 @@ def add_description(app, pagename, templatename, context, doctree):
         f'<meta property="og:description" content="{escape(description)}">'
     )
     # The columns of a table have their widths when all of it is there: nothing is drawn before.
-    if doctree and pagename != "index" and any(doctree.findall(nodes.table)):
-        first = next(doctree.findall(nodes.section))["ids"][0]
-        tags += f'<link rel="expect" href="#{first}" blocking="render">'
+    # A browser is content with the opening tag of what it waits for, which is thus behind it.
+    if behind := BEHIND_A_TABLE.search(context.get("body", "")):
+        tags += f'<link rel="expect" href="#{behind[1]}" blocking="render">'
     context["metatags"] = context.get("metatags", "") + tags
 
 
@@ -86,6 +87,6 @@ def visit_image(self, node):
 def setup(app):
     app.add_node(nodes.image, override=True, html=(visit_image, HTML5Translator.depart_image))
     app.connect("config-inited", add_schemes)
-    app.connect("html-page-context", add_description)
     app.connect("html-page-context", tidy)
+    app.connect("html-page-context", add_description)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,6 +3,8 @@
 import io
 import re
 import subprocess
+import time
+from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 from zipfile import ZipFile
 
@@ -33,7 +35,7 @@ from website.built import (
     small_book,
     source,
 )
-from website.visits import PHONE, visit
+from website.visits import PHONE, Compressed, served, visit
 
 # The files
 
@@ -334,6 +336,35 @@ def test_fits_a_phone(phone):
 def test_nothing_moves_on_a_phone(phone):
     assert phone.evaluate("shift") < 0.02
     assert phone.complaints == []
+
+
+class Halting(Compressed):
+    """A slow network, or a slow telephone: half of the first table comes a second later."""
+
+    def do_GET(self):
+        path = Path(self.translate_path(self.path))
+        if path.suffix != ".html":
+            super().do_GET()
+            return
+        body = path.read_bytes()
+        start, end = (body.index(tag) for tag in (b"<table", b"</table>"))
+        half = body.index(b"<tr", (start + end) // 2)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(body[:half])
+        self.wfile.flush()
+        time.sleep(1)
+        self.wfile.write(body[half:])
+
+
+def test_a_table_is_drawn_when_all_of_it_is_there(browser):
+    page = next(page for page in CHAPTERS if page.endswith("-calling"))
+    with served(handler=Halting) as origin:
+        address = f"{origin}/{page}.html"
+        with visit(browser, address, PHONE, is_mobile=True, has_touch=True) as tab:
+            assert tab.evaluate("shift") < 0.005
+            assert tab.evaluate("performance.getEntriesByType('paint')[0].startTime") > 1000
 
 
 def test_axe_finds_nothing_on_a_phone(phone):

@@ -78,10 +78,10 @@ class Compressed(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(folder=SITE):
+def served(folder=SITE, handler=Compressed):
     if folder == SITE:
         html("index")
-    handler = functools.partial(Compressed, directory=str(folder))
+    handler = functools.partial(handler, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
