@@ -948,8 +948,7 @@ def test_a_finger_beside_a_grip_scrolls(hand):
     x, y = centre(box.get_by_role("slider").first)
     top = hand.evaluate("scrollY")
     swipe(hand, (x, y - 40), (x, y - 200))
-    hand.page.wait_for_timeout(300)
-    assert hand.evaluate("scrollY") > top + 50
+    hand.page.wait_for_function("top => scrollY > top + 50", arg=top)
     assert now(box.get_by_role("slider").first) == 0.5
 
 
@@ -1062,7 +1061,7 @@ def test_nothing_moves_when_figures_become_live(browser, address, viewport):
 def test_a_figure_far_away_waits(browser, address):
     size = {"width": 1280, "height": 300}
     with visit(browser, address, size) as tab:
-        tab.page.wait_for_timeout(300)
+        tab.page.locator("figure.movable").nth(8).wait_for(state="attached")
         assert tab.page.locator("figure.movable").count() == 9
         assert tab.page.locator("figure.live").count() < 3
         live(tab, "coder")

@@ -158,10 +158,13 @@ def test_the_list_at_the_side_follows(desk):
     for _ in range(60):
         desk.mouse.wheel(0, 400)
         desk.wait_for_timeout(16)
-    active = desk.locator("#pst-page-toc-nav a.active").last
-    active.wait_for()
-    desk.wait_for_timeout(300)
-    assert 0 <= active.bounding_box()["y"] < 880
+    desk.wait_for_function(
+        """() => {
+            const active = [...document.querySelectorAll("#pst-page-toc-nav a.active")].at(-1);
+            const top = active?.getBoundingClientRect().top;
+            return 0 <= top && top < 880;
+        }"""
+    )
 
 
 def test_drawers_of_a_phone_close(hand):
