@@ -203,7 +203,8 @@ LECTURES = [
     "17-energy",
     "18-sequences",
     "19-attention",
-    "20-practice",
+    "20-contrastive",
+    "21-practice",
 ]
 lecture = pytest.mark.parametrize("text", [t for t in TEXTS if t.stem in LECTURES], ids=LECTURES)
 INDEX = (BOOK / "index.md").read_text("utf-8")

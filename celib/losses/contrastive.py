@@ -35,9 +35,10 @@ def info_nce(
     :math:`\ell_n = -\log \frac{e^{s_{nn} / \tau}}{\sum_j e^{s_{nj} / \tau}}`
 
     :math:`s_{nj}` is the product of query n and key j, and j runs over the keys and the negatives.
-    Each loss lies above 0. A mean near the logarithm of their number says that next to nothing has
-    been learned, unless the temperature is large. That logarithm minus the expected loss is a lower
-    bound on the mutual information, so that no batch can show more of it than the logarithm.
+    Each loss lies above 0, and a guess has the logarithm of their number. That logarithm minus the
+    expected loss is a lower bound on the mutual information, so no batch can show more of it than
+    the logarithm. A mean near the logarithm shows nothing, but it does not prove that nothing was
+    learned: with a large temperature, or with vectors in a narrow cone, every loss is near it.
 
     Computed by :func:`linear_cross_entropy`: of the matrix of similarities, which has N * N
     entries, ``chunk_size`` rows exist at a time, in the backward pass too. Halves are multiplied

@@ -8,17 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
 from celib.plots.frame import Plot, look
-from celib.plots.style import COLOURS, sheet
+from celib.plots.style import COLOURS, arrow, ring, sheet
 
 __all__ = [
-    "causal_weights",
     "contrastive_bound",
     "half_digits",
     "infonce_bound",
     "look_up",
     "memories",
+    "pull",
     "retrieval",
     "soft_lookup",
+    "weights_of_keys",
 ]
 
 _KEYS = np.array([[0.8, 0.1], [0.25, 0.75], [-0.65, 0.45], [-0.45, -0.65], [0.15, -0.1]])
@@ -78,17 +79,15 @@ def look_up(scores: np.ndarray, weights: np.ndarray, values: np.ndarray, result:
     return ax
 
 
-def causal_weights(weights: np.ndarray) -> Axes:
-    """Attention weights of a sequence that may only look back: a row for each query."""
+def weights_of_keys(weights: np.ndarray) -> Axes:
+    """A row of weights for each query; a weight of exactly 0 is masked and gets a cross."""
     _, ax = plt.subplots(figsize=(5.2, 3.4))
-    shown = np.ma.masked_where(np.triu(np.ones(weights.shape, bool), 1), weights)
+    shown = np.ma.masked_equal(weights, 0)
     image = ax.imshow(shown, "Blues", vmin=0, vmax=1, interpolation="none")
     for (i, j), weight in np.ndenumerate(weights):
-        if j <= i:
-            colour = "white" if weight > 0.6 else "black"
-            ax.text(j, i, f"{weight:.2f}", ha="center", va="center", fontsize=8, color=colour)
-        else:
-            ax.text(j, i, "×", ha="center", va="center", fontsize=8, color="0.6")
+        word = f"{weight:.2f}" if weight else "×"
+        colour = "white" if weight > 0.6 else "black" if weight else "0.6"
+        ax.text(j, i, word, ha="center", va="center", fontsize=8, color=colour)
     numbers = np.arange(len(weights))
     ax.set_xticks(numbers, numbers + 1)
     ax.set_yticks(numbers, numbers + 1)
@@ -100,8 +99,8 @@ def causal_weights(weights: np.ndarray) -> Axes:
 
 def memories(images: Sequence[np.ndarray], names: Sequence[str]) -> Axes:
     """Rows of images of 8 by 8 pixels, each column with a name."""
-    unit, gap = 8, 32
-    columns, rows = len(names), len(images)
+    unit, columns, rows = 8, len(names), len(images)
+    gap = min(32, (600 - 64 * columns) / (columns - 1))
     left = (614 - columns * 64 - (columns - 1) * gap) / 2
     width, height = 614, 30 + rows * 78
     ax, write = sheet(width, height)
@@ -133,19 +132,48 @@ def contrastive_bound(
     return ax
 
 
-def retrieval(before: np.ndarray, after: np.ndarray) -> Axes:
-    """Cosines of queries and keys before and after training; each row's best key is marked."""
+def retrieval(before: np.ndarray, after: np.ndarray, digits: np.ndarray) -> Axes:
+    """Cosines before and after training, in groups of equal digits; each row's best is marked."""
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.1), sharey=True)
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(digits)) + 1, [len(digits)]])
+    middles, groups = (edges[1:] + edges[:-1] - 1) / 2, digits[edges[:-1]]
     for ax, cosines, title in zip(axes, (before, after), ("before", "after"), strict=True):
         image = ax.imshow(cosines, "RdBu", vmin=-1, vmax=1, interpolation="none")
         ax.plot(cosines.argmax(axis=1), np.arange(len(cosines)), "o", color="black", markersize=4)
+        for edge in edges[1:-1] - 0.5:
+            ax.axhline(edge, color="black", linewidth=0.9)
+            ax.axvline(edge, color="black", linewidth=0.9)
         ax.set_title(title, fontsize=10.5)
-        ax.set(xlabel="lower half", xticks=[], yticks=[])
+        ax.set(xlabel="lower half", xticks=middles, yticks=middles)
+        ax.set_xticklabels(groups)
+        ax.set_yticklabels(groups)
+        ax.tick_params(length=0, labelsize=8.5)
         ax.grid(False)
     axes[0].set_ylabel("upper half")
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.9)
     left: Axes = axes[0]
     return left
+
+
+def pull(query: np.ndarray, keys: np.ndarray, weights: np.ndarray) -> Axes:
+    """The step of a query in the plane towards the first key, away from the read-out."""
+    _, ax = plt.subplots(figsize=(4.6, 4.2))
+    ax.add_patch(Circle((0, 0), 1, fill=False, color="0.6", linewidth=0.8))
+    x, y = weights @ keys
+    step = keys[0] - (x, y)
+    gap = 0.13 * step / np.linalg.norm(step)  # beside a ring
+    for n, (key, weight) in enumerate(zip(keys, weights, strict=True)):
+        ax.plot([x, key[0]], [y, key[1]], color="0.75", linewidth=1)
+        ring(ax, key[0], key[1], f"$k_{n + 1}$", COLOURS[0] if n == 0 else "0.4")
+        ax.text(1.24 * key[0], 1.24 * key[1], f"{weight:.2f}", ha="center", va="center")
+    ax.plot(x, y, "o", color="black", zorder=4)
+    ax.text(x + 0.07, y + 0.09, "read-out")
+    ring(ax, query[0], query[1], "$q$", COLOURS[1])
+    for start, end in (((x, y), keys[0] - gap), (query + gap, query + step)):
+        arrow(ax, (start[0], start[1]), (end[0], end[1]))
+    ax.set(xlim=(-1.4, 1.4), ylim=(-1.32, 1.32), aspect="equal")
+    ax.axis("off")
+    return ax
 
 
 def soft_lookup(angle: float, beta: float, most: float = 20) -> Axes:
@@ -204,7 +232,7 @@ def soft_lookup(angle: float, beta: float, most: float = 20) -> Axes:
         write(plot.left, 160 + 36 * n, word)
         write(plot.left, 175 + 36 * n, text, weight="bold")
     rail = Plot(page, (1, width - 1, 0, height - 58))
-    rail.slider(height - 18, "scale", f"{beta:.1f}", beta / most)
+    rail.slider(height - 18, "β", f"{beta:.1f}", beta / most)
     return ax
 
 

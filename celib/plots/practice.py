@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from celib.plots.style import COLOURS, sheet
 
 __all__ = [
+    "descent_bound",
     "early_stopping",
     "found_and_repaired",
     "rates",
@@ -18,7 +19,7 @@ __all__ = [
 
 
 def found_and_repaired(found: np.ndarray, freed: np.ndarray, repaired: np.ndarray) -> Axes:
-    """Reported losses by epoch: a script as found, without its sigmoid, and repaired."""
+    """Reported losses by epoch: a script with its loader, without its sigmoid, and repaired."""
     _, ax = plt.subplots()
     epochs = np.arange(1, len(found) + 1)
     ax.axhspan(-9, 0, color="#999999", alpha=0.18, linewidth=0)
@@ -27,7 +28,7 @@ def found_and_repaired(found: np.ndarray, freed: np.ndarray, repaired: np.ndarra
     inside = freed > -30
     ax.plot(epochs[inside], freed[inside], "--", color=COLOURS[0])
     ax.text(len(epochs), 0.55, "repaired, five seeds", color=COLOURS[2], ha="right")
-    ax.text(len(epochs), -4.6, "as found", color=COLOURS[1], ha="right")
+    ax.text(len(epochs), -4.6, "with the loader", color=COLOURS[1], ha="right")
     words = f"without the sigmoid, on its way to {freed[-1]:.0f}".replace("-", "\N{MINUS SIGN}")
     ax.text(epochs[inside][0] + 1.1, -7.6, words, color=COLOURS[0])
     ax.text(len(epochs), -0.75, "no cross-entropy of labels is here", color="0.4", ha="right")
@@ -102,6 +103,29 @@ def early_stopping(histories: Sequence[np.ndarray], best: Sequence[int], patienc
     return ax
 
 
+def descent_bound(theta: np.ndarray, loss: np.ndarray, start: float, curvature: float) -> Axes:
+    """A loss of one weight, the parabola above it that touches at ``start``, and two steps."""
+    _, ax = plt.subplots()
+    height = np.interp(start, theta, loss)
+    slope = np.interp(start, theta, np.gradient(loss, theta))
+    above = height + slope * (theta - start) + curvature / 2 * (theta - start) ** 2
+    ax.plot(theta, loss, color=COLOURS[0])
+    ax.plot(theta, above, color=COLOURS[2])
+    ax.axhline(height, color="0.75", linewidth=0.8)
+    ax.plot(start, height, "o", color="black", markersize=5)
+    ax.text(start + 0.15, height + 0.05, "start")
+    for k, word in ((1, r"$\eta=1/\lambda$"), (2, r"$\eta=2/\lambda$")):
+        end = start - k * slope / curvature
+        top = height - (k - k**2 / 2) * slope**2 / curvature
+        ax.plot(end, top, "o", color=COLOURS[2], markersize=5)
+        ax.plot([end, end], [np.interp(end, theta, loss), top], ":", color="0.4", linewidth=1)
+        ax.text(end + 0.15, top - 0.17, word, color=COLOURS[2])
+    ax.text(theta[-1] - 0.9, 1.15, "loss", color=COLOURS[0])
+    ax.text(theta[-1] - 1.9, height + 0.4, "parabola", color=COLOURS[2])
+    ax.set(xlabel=r"logit $\theta$", ylabel="loss in nats", xlim=theta[[0, -1]], ylim=(0.5, 3.2))
+    return ax
+
+
 def rates(grid: np.ndarray, losses: np.ndarray, sure: float, start: float) -> Axes:
     """Validation loss against the learning rate: dots for splits, a line of means, two limits."""
     _, ax = plt.subplots()
@@ -114,7 +138,7 @@ def rates(grid: np.ndarray, losses: np.ndarray, sure: float, start: float) -> Ax
     ):
         ax.axvline(place, color=COLOURS[2], linestyle=style, linewidth=1.3)
         ax.text(place * 1.07, 2.4, word, color=COLOURS[2], va="top")
-    ax.text(grid[0] / 1.7, 0.2, "descent is sure", color=COLOURS[2])
+    ax.text(grid[0] / 1.7, 0.12, "a full step\nis sure to descend", color=COLOURS[2])
     ax.set(xscale="log", xlabel=r"learning rate $\eta$", ylabel="validation loss in nats")
     ax.set(xlim=(grid[0] / 2, grid[-1] * 2), ylim=(0, 2.5))
     return ax

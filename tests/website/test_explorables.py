@@ -148,11 +148,11 @@ ATTEND = """```{explorable} attend
 :figure: fig-attend
 :start: {"angle": 20, "beta": 4}
 
-Turn the query, and move the scale.
+Turn the query, and move β.
 
 - Reset
 - query
-- scale
+- β
 - weights
 - read-out
 - entropy
@@ -743,7 +743,7 @@ def test_the_magnet_is_moved_by_keyboard(desk):
 
 def test_the_query_is_turned_by_keyboard(desk):
     box, scale, query, said, press = by_keys(desk, "attend")
-    assert [one.get_attribute("aria-label") for one in (scale, query)] == ["scale", "query"]
+    assert [one.get_attribute("aria-label") for one in (scale, query)] == ["β", "query"]
     first = said.text_content()
     scale.focus()
     press("Home")

@@ -382,7 +382,7 @@ def test_reads_without_scripts(browser, origin, page):
         assert not solutions.first.locator("p").first.is_visible()
 
 
-@every_page
+@pytest.mark.parametrize("page", OPENED)
 def test_reads_from_a_folder(browser, page):
     html(page)
     with visit(browser, (SITE / f"{page}.html").as_uri()) as tab:

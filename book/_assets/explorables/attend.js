@@ -1,7 +1,7 @@
-// Words: reset, query, scale, weights, read-out, entropy, nats, keys in use.
+// Words: reset, query, beta, weights, read-out, entropy, nats, keys in use.
 // With: plot.
 // Attention of one query, an arrow of length 1, to five keys in the plane, which are their own
-// values. state: { angle, beta }, with the angle in degrees and beta the scale of the scores.
+// values. state: { angle, beta }, with the angle in degrees and beta their inverse temperature.
 {
   const { plot, shown } = explorables, MOST = 20;
   const KEYS = [[0.8, 0.1], [0.25, 0.75], [-0.65, 0.45], [-0.45, -0.65], [0.15, -0.1]];
@@ -23,7 +23,7 @@
 
     draw({ angle, beta }, words, width, height) {
       const { weights, readOut, entropy, used } = this.compute({ angle, beta });
-      const [, query, scale, weighted, mean, surprise, nats, inUse] = words;
+      const [, query, sharpness, weighted, mean, surprise, nats, inUse] = words;
       const side = Math.min(height - 60, width * 0.52), r = side / 2 - 9, middle = 9 + r;
       const at = ([x, y], by = 1) => [middle + by * r * x, middle - by * r * y];
       const made = plot(side + 26, width - 44, 26, height - 52), { draw, write, line, bar, x } = made;
@@ -55,7 +55,7 @@
       });
       const turn = (px, py) => (Math.atan2(middle - py, px - middle) * 180 / Math.PI + 360) % 360;
       const handles = [
-        rail.slider(height - 18, scale, beta, [0, MOST, 0.1], beta.toFixed(1)),
+        rail.slider(height - 18, sharpness, beta, [0, MOST, 0.1], beta.toFixed(1)),
         { x: tipX, y: tipY, rise: 0, label: query, text: `${angle}°`, min: 0, max: 359, now: angle, step: 1, value: turn },
       ];
       const said = rows.map((row) => row.join(" ")).join(", ");
